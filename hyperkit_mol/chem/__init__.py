@@ -1,1 +1,1 @@
-"""To be filled."""
+"""SMILES <-> motif trees <-> integer arrays. No neural network in here."""
