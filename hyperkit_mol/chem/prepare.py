@@ -243,7 +243,6 @@ def _encode_all(
 ) -> list[_Chunk]:
     starts = range(0, len(smiles), _CHUNK)
     if jobs == 1 or len(smiles) <= _CHUNK:
-        _start = signal.getsignal(signal.SIGINT)
         try:
             RDLogger.DisableLog("rdApp.*")
             global _fragmenter
