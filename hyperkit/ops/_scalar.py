@@ -1,0 +1,74 @@
+"""Functions of one number per row, analytic at zero.
+
+Every norm enters the geometry through its square, so that a vanishing vector has first and second
+derivatives. Near zero a power series is used: not for the value (``sinh(n)/n`` is accurate everywhere) but
+because the derivatives of the closed form divide by ``n``. Both sides of each ``where`` get an argument for
+which they are finite, otherwise a NaN of the side not taken would reach the gradient as ``0 * NaN``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_SINHC = tuple(1.0 / math.factorial(2 * k + 1) for k in range(8))
+_COSH = tuple(1.0 / math.factorial(2 * k) for k in range(8))
+_ASINHC = tuple((-1) ** k * math.comb(2 * k, k) / 4**k / (2 * k + 1) for k in range(13))
+_TANHC_INV = tuple(1.0 / (2 * k + 1) for k in range(13))
+
+
+def _even(q: Tensor, below: float, series: tuple[float, ...], single: int, closed: Callable) -> Tensor:
+    """Evaluate a function even in ``n = sqrt(q)``: series for ``q < below``, ``closed(n)`` elsewhere.
+
+    `single` is the number of terms that are enough for float32.
+    """
+    small = q < below
+    near = torch.where(small, q, torch.zeros_like(q))
+    far = torch.where(small, torch.ones_like(q), q)
+    terms = series if q.dtype == torch.float64 else series[:single]
+    poly = torch.full_like(q, terms[-1])
+    for a in terms[-2::-1]:
+        poly = poly * near + a
+    return torch.where(small, poly, closed(torch.sqrt(far)))
+
+
+def sinhc(q: Tensor) -> Tensor:
+    """``sinh(n)/n`` with ``n = sqrt(q)``."""
+    return _even(q, 0.5, _SINHC, 5, lambda n: torch.sinh(n) / n)
+
+
+def cosh(q: Tensor) -> Tensor:
+    """``cosh(n)`` with ``n = sqrt(q)``."""
+    return _even(q, 0.5, _COSH, 6, torch.cosh)
+
+
+def asinhc(q: Tensor) -> Tensor:
+    """``asinh(n)/n`` with ``n = sqrt(q)``."""
+    return _even(q, 0.06, _ASINHC, 6, lambda n: torch.asinh(n) / n)
+
+
+def tanhc(q: Tensor) -> Tensor:
+    """``tanh(n)/n`` with ``n = sqrt(q)``."""
+    small = q < 0.5
+    near = torch.where(small, q, torch.zeros_like(q))
+    n = torch.sqrt(torch.where(small, torch.ones_like(q), q))
+    return torch.where(small, sinhc(near) / cosh(near), torch.tanh(n) / n)
+
+
+def safe_sqrt(q: Tensor) -> Tensor:
+    """``sqrt(q)`` with derivative 0 at ``q = 0``: the zero subgradient, as torch has it for a norm."""
+    positive = q > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, q, torch.ones_like(q))), torch.zeros_like(q))
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean inner product over the last dimension, kept."""
+    return (x * y).sum(-1, keepdim=True)
+
+
+def sq(x: Tensor) -> Tensor:
+    """Squared Euclidean norm over the last dimension, kept."""
+    return (x * x).sum(-1, keepdim=True)
