@@ -1,0 +1,433 @@
+"""One pass over the molecules: each is parsed once and everything that RDKit computes is taken from it.
+
+This file runs inside worker processes that load it by its path, so it imports nothing of hyperkit (and
+with it no torch): a worker starts in the time that RDKit takes to import.
+
+What is computed follows MOSES (arXiv:1811.12823) and, where the paper is silent, what molsets 0.3.1
+computes: every feature is taken from the molecule parsed from its *canonical* SMILES.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, DataStructs, RDLogger
+from rdkit.Chem import QED, Crippen, MolSurf, rdFingerprintGenerator, rdMolDescriptors
+from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+FINGERPRINT_BITS = 1024
+PROPERTIES = ("logP", "SA", "QED", "weight")
+DESCRIPTORS = (
+    "BertzCT",
+    "MolLogP",
+    "MolWt",
+    "TPSA",
+    "NumHAcceptors",
+    "NumHDonors",
+    "NumRotatableBonds",
+    "NumAliphaticRings",
+    "NumAromaticRings",
+)
+FEATURES = frozenset({*PROPERTIES, "fingerprint", "fragments", "scaffold", "filters", "descriptors"})
+
+_ALLOWED_ATOMS = frozenset({1, 6, 7, 8, 9, 16, 17, 35})  # H C N O F S Cl Br
+_MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=FINGERPRINT_BITS)
+_UNKNOWN_FRAGMENT = -4.0
+
+
+def canonical(smiles: str | None) -> tuple[str | None, Chem.Mol | None]:
+    """Canonical SMILES and molecule as MOSES sees them, or two Nones.
+
+    MOSES replaces each input by its canonical SMILES and parses that again. The second parse is skipped
+    where the input is canonical already, since it would read the same string.
+    """
+    if not smiles:
+        return None, None
+    try:
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None or mol.GetNumAtoms() == 0:
+            return None, None
+        text = Chem.MolToSmiles(mol)
+        if text != smiles:
+            mol = Chem.MolFromSmiles(text)
+            if mol is None:
+                return None, None
+            text = Chem.MolToSmiles(mol)
+    except (ValueError, RuntimeError, UnicodeError, TypeError):
+        return None, None
+    except Exception as error:  # Boost.Python's ArgumentError (bytes that are no text) has no public name
+        if type(error).__module__ == "Boost.Python":
+            return None, None
+        raise
+    return text, mol
+
+
+class SmartsSet:
+    """Substructure patterns behind a cheap screen that never hides a match.
+
+    A pattern is tried only on molecules that own (a) at least as many atoms of each element as the
+    pattern names outright and (b) every bit of its heavy-atom pattern fingerprint. Both are necessary
+    for a match: an atom that says "element 7" (alone or and-ed with more) matches only nitrogen, and
+    RDKit's pattern fingerprint looks only at features that a query fixes.
+
+    Parameters
+    ----------
+    smarts : sequence of str or Mol
+        The patterns. Their explicit hydrogens take no part in the screen, so that one fingerprint of the
+        molecule without hydrogens serves.
+    """
+
+    def __init__(self, smarts: Sequence[str | Chem.Mol]) -> None:
+        self.patterns: list[Chem.Mol] = []
+        counts, bits = [], []
+        for entry in smarts:
+            query = Chem.MolFromSmarts(entry) if isinstance(entry, str) else entry
+            if query is None:
+                raise ValueError(f"not a SMARTS pattern: {entry}")
+            self.patterns.append(query)
+            counts.append(_named_elements(query))
+            bits.append(pattern_bits(_without_hydrogens(query)))
+        self._elements = sorted({element for count in counts for element in count})
+        self._counts = np.array([[count[element] for element in self._elements] for count in counts])
+        self._bits = np.array(bits)
+
+    def candidates(self, elements: Counter[int], bits: np.ndarray) -> np.ndarray:
+        """Indices of the patterns that can match a molecule of these elements and pattern bits."""
+        owned = np.array([elements[element] for element in self._elements])
+        possible = np.flatnonzero((self._counts <= owned).all(axis=1))
+        missing = (self._bits[possible] & ~bits).any(axis=1)
+        return possible[~missing]
+
+
+def pattern_bits(mol: Chem.Mol) -> np.ndarray:
+    """RDKit's pattern fingerprint (2,048 bits) as 32 words."""
+    return np.frombuffer(DataStructs.BitVectToBinaryText(Chem.PatternFingerprint(mol)), dtype=np.uint64)
+
+
+def _named_elements(query: Chem.Mol) -> Counter[int]:
+    """How many heavy atoms of each element every match of the query must have."""
+    elements: Counter[int] = Counter()
+    for atom in query.GetAtoms():
+        # Only the root of the query tree, or a direct child of an 'and' at the root, binds the atom.
+        root, *rest = atom.DescribeQuery().rstrip().split("\n")
+        lines = [root]
+        if root.strip() == "AtomAnd":
+            lines = [line for line in rest if line.startswith("  ") and not line.startswith("   ")]
+        for line in lines:
+            words = line.split()
+            if len(words) == 4 and words[0] in ("AtomAtomicNum", "AtomType") and words[2:] == ["=", "val"]:
+                number = int(words[1]) % 1000  # AtomType is the atomic number plus 1000 if aromatic
+                if number > 1:
+                    elements[number] += 1
+                break
+    return elements
+
+
+def _without_hydrogens(query: Chem.Mol) -> Chem.Mol:
+    """The query without atoms that can be nothing but hydrogen."""
+    editable = Chem.RWMol(query)
+    for atom in reversed(list(query.GetAtoms())):
+        if atom.DescribeQuery().strip() in ("AtomAtomicNum 1 = val", "AtomType 1 = val"):
+            editable.RemoveAtom(atom.GetIdx())
+    return editable.GetMol()
+
+
+class Pass:
+    """The chemistry pass with its tables loaded.
+
+    Parameters
+    ----------
+    filters : sequence of str
+        SMARTS of the filters (MCF and PAINS).
+    scores : tuple of str
+        Paths of the SA score's sorted fragment ids and their scores (``.npy``), memory-mapped so that
+        workers share one copy.
+    features : collection of str
+        Which of `FEATURES` to compute.
+    """
+
+    def __init__(self, filters: Sequence[str], scores: tuple[str, str], features: Iterable[str]) -> None:
+        RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
+        self._filters = filters
+        self._scores = scores
+        self.features = frozenset(features)
+
+    @cached_property
+    def filters(self) -> SmartsSet:
+        return SmartsSet(self._filters)
+
+    @cached_property
+    def alerts(self) -> SmartsSet:
+        return SmartsSet(QED.StructuralAlerts)
+
+    @cached_property
+    def fragment_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        ids, scores = (np.load(path, mmap_mode="r") for path in self._scores)
+        return ids, scores
+
+    def __call__(self, smiles: Sequence[str | None], weights: Sequence[int]) -> dict[str, Any]:
+        """Features of a chunk.
+
+        Parameters
+        ----------
+        smiles : sequence of str or None
+            Distinct inputs.
+        weights : sequence of int
+            How often each occurs; the fragment and scaffold counts are weighted by it.
+
+        Returns
+        -------
+        dict
+            ``canonical`` (list, None where invalid), one array a row per input for each feature, and
+            ``fragments`` and ``scaffolds`` as counts; ``errors`` lists (SMILES, feature, reason).
+        """
+        result = _ChunkResult(len(smiles))
+        for row, (text, weight) in enumerate(zip(smiles, weights, strict=True)):
+            text, mol = canonical(text)
+            if mol is None or text is None:
+                continue
+            result.canonical[row] = text
+            self._molecule(result, row, weight, _Molecule(mol, text))
+        return result.packed(self.features)
+
+    def _molecule(self, result: _ChunkResult, row: int, weight: int, molecule: _Molecule) -> None:
+        # Stereo perception inside the SA score marks the molecule, so SA comes last.
+        for feature in (
+            "fingerprint",
+            "fragments",
+            "scaffold",
+            "filters",
+            "logP",
+            "QED",
+            "weight",
+            "descriptors",
+            "SA",
+        ):
+            if feature not in self.features:
+                continue
+            try:
+                if feature == "fingerprint":
+                    result.fingerprints[row] = _fold(molecule.morgan)
+                elif feature == "fragments":
+                    for fragment in brics_fragments(molecule.mol):
+                        result.fragments[fragment] += weight
+                elif feature == "scaffold":
+                    scaffold = murcko_scaffold(molecule.mol)
+                    if scaffold is not None:
+                        result.scaffolds[scaffold] += weight
+                elif feature == "filters":
+                    result.passes[row] = self.passes_filters(molecule)
+                elif feature == "descriptors":
+                    result.descriptors[row] = descriptors(molecule)
+                else:
+                    result.values[feature][row] = getattr(self, f"_{feature.lower()}")(molecule)
+            except (ValueError, RuntimeError, ArithmeticError) as error:
+                result.errors.append((molecule.smiles, feature, str(error).strip().split("\n")[0]))
+
+    def passes_filters(self, molecule: _Molecule) -> bool:
+        """MOSES's filter: small rings, no charge, eight elements, no MCF or PAINS match."""
+        mol = molecule.mol
+        if any(len(ring) >= 8 for ring in mol.GetRingInfo().AtomRings()):
+            return False
+        if molecule.charged or not _ALLOWED_ATOMS.issuperset(molecule.elements):
+            return False
+        filters = self.filters
+        for index in filters.candidates(molecule.elements, molecule.pattern_bits):
+            if molecule.with_hydrogens.HasSubstructMatch(filters.patterns[index]):
+                return False
+        # The original also requires that the SMILES without stereochemistry parses.
+        flat = Chem.MolToSmiles(mol, isomericSmiles=False) if molecule.isomeric else molecule.smiles
+        return flat == molecule.smiles or Chem.MolFromSmiles(flat) is not None
+
+    def _logp(self, molecule: _Molecule) -> float:
+        return molecule.logp
+
+    def _weight(self, molecule: _Molecule) -> float:
+        return rdMolDescriptors._CalcMolWt(molecule.mol)
+
+    def _qed(self, molecule: _Molecule) -> float:
+        """RDKit's QED from shared parts, with its alerts behind the screen."""
+        mol = molecule.mol
+        if molecule.elements[1]:  # explicit hydrogens (isotopes, H2) take RDKit's own, slower way
+            return QED.qed(mol)
+        alerts = self.alerts
+        found = sum(
+            mol.HasSubstructMatch(alerts.patterns[index])
+            for index in alerts.candidates(molecule.elements, molecule.pattern_bits)
+        )
+        aromatic = Chem.DeleteSubstructs(Chem.Mol(mol), QED.AliphaticRings)
+        return QED.qed(
+            mol,
+            qedProperties=QED.QEDproperties(
+                MW=rdMolDescriptors._CalcMolWt(mol),
+                ALOGP=molecule.logp,
+                HBA=sum(len(mol.GetSubstructMatches(pattern)) for pattern in QED.Acceptors),
+                HBD=rdMolDescriptors.CalcNumHBD(mol),
+                PSA=MolSurf.TPSA(mol),
+                ROTB=rdMolDescriptors.CalcNumRotatableBonds(
+                    mol, rdMolDescriptors.NumRotatableBondsOptions.Strict
+                ),
+                AROM=len(Chem.GetSSSR(aromatic)),
+                ALERTS=found,
+            ),
+        )
+
+    def _sa(self, molecule: _Molecule) -> float:
+        """Synthetic accessibility, Ertl and Schuffenhauer, J. Cheminf. 1:8 (2009), as RDKit ships it."""
+        mol = molecule.mol
+        elements = molecule.morgan
+        ids, scores = self.fragment_scores
+        keys = np.fromiter(elements.keys(), dtype=np.uint32, count=len(elements))
+        counts = np.fromiter(elements.values(), dtype=np.float64, count=len(elements))
+        place = np.minimum(np.searchsorted(ids, keys), len(ids) - 1)
+        contributions = np.where(ids[place] == keys, scores[place], _UNKNOWN_FRAGMENT)
+        fragment_score = float((contributions * counts).sum() / counts.sum())
+
+        atoms = mol.GetNumAtoms()
+        stereo = len(Chem.FindMolChiralCenters(mol, includeUnassigned=True))
+        macrocycle = any(len(ring) > 8 for ring in mol.GetRingInfo().AtomRings())
+        penalty = (
+            (atoms**1.005 - atoms)
+            + math.log10(stereo + 1)
+            + math.log10(rdMolDescriptors.CalcNumSpiroAtoms(mol) + 1)
+            + math.log10(rdMolDescriptors.CalcNumBridgeheadAtoms(mol) + 1)
+            + (math.log10(2) if macrocycle else 0.0)
+        )
+        symmetry = 0.5 * math.log(atoms / len(elements)) if atoms > len(elements) else 0.0
+        raw = fragment_score - penalty + symmetry
+        # Raw scores of -4 to 2.5 map to 10 (hard) to 1 (easy); the hard end is compressed.
+        score = 11.0 - (raw + 5.0) / 6.5 * 9.0
+        if score > 8.0:
+            score = 8.0 + math.log(score - 8.0)
+        return min(max(score, 1.0), 10.0)
+
+
+class Canonical:
+    """Canonical SMILES of a chunk; None where a string does not parse."""
+
+    def __init__(self) -> None:
+        RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
+
+    def __call__(self, smiles: Sequence[str]) -> list[str | None]:
+        return [canonical(text)[0] for text in smiles]
+
+
+@dataclass
+class _Molecule:
+    """A molecule with what several features share, computed on first use."""
+
+    mol: Chem.Mol
+    smiles: str
+
+    @cached_property
+    def morgan(self) -> dict[int, int]:
+        return _MORGAN.GetSparseCountFingerprint(self.mol).GetNonzeroElements()
+
+    @cached_property
+    def with_hydrogens(self) -> Chem.Mol:
+        return Chem.AddHs(self.mol)
+
+    @cached_property
+    def pattern_bits(self) -> np.ndarray:
+        return pattern_bits(self.mol)
+
+    @cached_property
+    def logp(self) -> float:
+        return Crippen.MolLogP(self.mol)
+
+    @cached_property
+    def elements(self) -> Counter[int]:
+        return Counter([atom.GetAtomicNum() for atom in self.mol.GetAtoms()])
+
+    @property
+    def charged(self) -> bool:
+        # A charge can only be written inside a bracket.
+        return "[" in self.smiles and any(atom.GetFormalCharge() != 0 for atom in self.mol.GetAtoms())
+
+    @property
+    def isomeric(self) -> bool:
+        return any(mark in self.smiles for mark in "@/\\[")
+
+
+@dataclass
+class _ChunkResult:
+    size: int
+    canonical: list[str | None] = field(init=False)
+    fingerprints: np.ndarray = field(init=False)
+    passes: np.ndarray = field(init=False)
+    descriptors: np.ndarray = field(init=False)
+    values: dict[str, np.ndarray] = field(init=False)
+    fragments: Counter[str] = field(default_factory=Counter)
+    scaffolds: Counter[str] = field(default_factory=Counter)
+    errors: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.canonical = [None] * self.size
+        self.fingerprints = np.zeros((self.size, FINGERPRINT_BITS // 8), dtype=np.uint8)
+        self.passes = np.zeros(self.size, dtype=bool)
+        self.descriptors = np.full((self.size, len(DESCRIPTORS)), np.nan)
+        self.values = {name: np.full(self.size, np.nan) for name in PROPERTIES}
+
+    def packed(self, features: frozenset[str]) -> dict[str, Any]:
+        """What travels back to the parent, without arrays that were not asked for."""
+        result: dict[str, Any] = {"canonical": self.canonical, "errors": self.errors}
+        if "fingerprint" in features:
+            result["fingerprints"] = self.fingerprints
+        if "filters" in features:
+            result["passes"] = self.passes
+        if "descriptors" in features:
+            result["descriptors"] = self.descriptors
+        if "fragments" in features:
+            result["fragments"] = dict(self.fragments)
+        if "scaffold" in features:
+            result["scaffolds"] = dict(self.scaffolds)
+        result.update({name: self.values[name] for name in PROPERTIES if name in features})
+        return result
+
+
+def _fold(elements: dict[int, int]) -> np.ndarray:
+    """Morgan environments folded to a packed bit vector, as RDKit folds them."""
+    bits = np.zeros(FINGERPRINT_BITS, dtype=np.uint8)
+    bits[np.fromiter(elements, dtype=np.uint64, count=len(elements)) % FINGERPRINT_BITS] = 1
+    return np.packbits(bits)
+
+
+def brics_fragments(mol: Chem.Mol) -> list[str]:
+    """BRICS fragments as SMILES with their attachment points."""
+    return Chem.MolToSmiles(FragmentOnBRICSBonds(mol)).split(".")
+
+
+def murcko_scaffold(mol: Chem.Mol, min_rings: int = 2) -> str | None:
+    """Bemis-Murcko scaffold as SMILES, or None when it has fewer than ``min_rings`` rings."""
+    try:
+        scaffold = MurckoScaffold.GetScaffoldForMol(mol)
+    except (ValueError, RuntimeError):
+        return None
+    if scaffold.GetRingInfo().NumRings() < min_rings:
+        return None
+    return Chem.MolToSmiles(scaffold) or None
+
+
+def descriptors(molecule: _Molecule) -> list[float]:
+    """The nine physicochemical descriptors of GuacaMol's KL benchmark."""
+    from rdkit.Chem import GraphDescriptors
+
+    mol = molecule.mol
+    return [
+        GraphDescriptors.BertzCT(mol),
+        molecule.logp,
+        rdMolDescriptors._CalcMolWt(mol),
+        MolSurf.TPSA(mol),
+        rdMolDescriptors.CalcNumHBA(mol),
+        rdMolDescriptors.CalcNumHBD(mol),
+        rdMolDescriptors.CalcNumRotatableBonds(mol),
+        rdMolDescriptors.CalcNumAliphaticRings(mol),
+        rdMolDescriptors.CalcNumAromaticRings(mol),
+    ]

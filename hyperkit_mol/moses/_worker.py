@@ -1,0 +1,79 @@
+"""The other end of `_workers.Pool`: reads jobs from standard input, writes results to standard output.
+
+Started as ``python -P _worker.py``. A plain child process in place of multiprocessing: it needs no
+``if __name__ == "__main__"`` in the caller's script, works from notebooks and standard input, and never
+forks a process that already runs torch's threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+_HEADER = struct.Struct("<Q")
+
+
+def send(stream: BinaryIO, value: Any) -> None:
+    """Write one pickled value with its length before it."""
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(_HEADER.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+    """Read one value; EOFError when the other side is gone."""
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise EOFError("the other process closed the pipe")
+    (length,) = _HEADER.unpack(header)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError("the other process closed the pipe")
+    return pickle.loads(data)
+
+
+def load_sibling(name: str) -> ModuleType:
+    """Load a module of this folder by its path, without its package."""
+    spec = importlib.util.spec_from_file_location(
+        f"hyperkit_worker{name}", Path(__file__).with_name(f"{name}.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Serve jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    source = sys.stdin.buffer
+    # Keep the pipe for results alone: what libraries print must not land between two of them.
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        module, factory, arguments = receive(source)
+        job = getattr(load_sibling(module), factory)(*arguments)
+        while True:
+            payload = receive(source)
+            try:
+                answer = (True, job(*payload))
+            except Exception:
+                answer = (False, traceback.format_exc())
+            send(sink, answer)
+    except (EOFError, BrokenPipeError):
+        return
+
+
+if __name__ == "__main__":
+    main()

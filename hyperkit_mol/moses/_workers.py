@@ -1,0 +1,186 @@
+"""A pool of child processes that keep the order of the results and survive a molecule that kills RDKit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import IO, Any
+
+from hyperkit_mol.moses._worker import load_sibling, receive, send
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended without an answer (killed, out of memory, a crash inside RDKit)."""
+
+
+class _Worker:
+    """One child process and its two pipes."""
+
+    def __init__(self, module: str, factory: str, arguments: tuple[Any, ...]) -> None:
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        try:
+            send(self._to, (module, factory, arguments))
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def __call__(self, payload: tuple[Any, ...]) -> Any:
+        try:
+            send(self._to, payload)
+            ok, value = receive(self._from)
+        except (EOFError, BrokenPipeError):
+            raise self._died() from None
+        if not ok:
+            raise RuntimeError(f"a worker process failed:\n{value}")
+        return value
+
+    def _died(self) -> WorkerDiedError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        tail = self._errors.read().decode(errors="replace").strip()[-2000:]
+        return WorkerDiedError(f"a worker process ended with code {code}" + (f":\n{tail}" if tail else ""))
+
+    def close(self) -> None:
+        for pipe in (self._to, self._from):
+            try:
+                pipe.close()
+            except OSError:
+                pass
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+class Pool:
+    """Run ``module.factory(*arguments)(*payload)`` over many payloads, in this or in child processes.
+
+    Parameters
+    ----------
+    n_jobs : int
+        Processes; with 1 everything runs here.
+    module, factory, arguments
+        What each process builds once. The module lies in this folder and imports nothing of hyperkit.
+    """
+
+    def __init__(self, n_jobs: int, module: str, factory: str, arguments: tuple[Any, ...]) -> None:
+        self._recipe = (module, factory, arguments)
+        self._free: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._local: Callable[..., Any] | None = None
+        self._n_jobs = n_jobs
+        if n_jobs == 1:
+            self._local = getattr(load_sibling(module), factory)(*arguments)
+        else:
+            for _ in range(n_jobs):
+                self._free.put(self._start())
+
+    def _start(self) -> _Worker:
+        worker = _Worker(*self._recipe)
+        with self._lock:
+            self._workers.append(worker)
+        return worker
+
+    def _run(self, payload: tuple[Any, ...]) -> Any:
+        worker = self._free.get()
+        try:
+            return worker(payload)
+        except WorkerDiedError:
+            if not self._stopped:
+                worker = self._start()
+            raise
+        finally:
+            self._free.put(worker)
+
+    def map(
+        self,
+        payloads: Sequence[tuple[Any, ...]],
+        *,
+        done: Callable[[int], None] | None = None,
+        on_death: Callable[[tuple[Any, ...], Callable[[tuple[Any, ...]], Any]], Any] | None = None,
+    ) -> list[Any]:
+        """Results in the order of the payloads.
+
+        Parameters
+        ----------
+        payloads : sequence of tuple
+        done : callable, optional
+            Called in this thread with the index of each payload as it is finished.
+        on_death : callable, optional
+            Called with a payload that killed its worker and with a function that runs another payload;
+            what it returns becomes the result. Without it `WorkerDiedError` is raised.
+        """
+        results: list[Any] = [None] * len(payloads)
+        if self._local is not None:
+            for index, payload in enumerate(payloads):
+                results[index] = self._local(*payload)
+                if done is not None:
+                    done(index)
+            return results
+
+        def task(payload: tuple[Any, ...]) -> Any:
+            try:
+                return self._run(payload)
+            except WorkerDiedError:
+                if on_death is None or self._stopped:
+                    raise
+                return on_death(payload, self._run)
+
+        executor = ThreadPoolExecutor(self._n_jobs)
+        futures: dict[Future[Any], int] = {}
+        try:
+            for index, payload in enumerate(payloads):
+                futures[executor.submit(task, payload)] = index
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                if done is not None:
+                    done(futures[future])
+        except BaseException:  # Ctrl-C too: the threads wait on pipes, which only the workers' end releases
+            self._stopped = True
+            for future in futures:
+                future.cancel()
+            for worker in self._workers:
+                worker.kill()
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+        return results
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            worker.close()
