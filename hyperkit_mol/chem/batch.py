@@ -1,4 +1,4 @@
-"""Motif trees -> padded arrays for a batch, by array operations only: no loop over molecules, motifs or atoms."""
+"""Motif trees -> padded arrays for a batch, by array operations: no loop over molecules, motifs or atoms."""
 
 from __future__ import annotations
 

@@ -128,7 +128,14 @@ class Fragmenter:
             if z < 2:
                 raise UnsupportedMolecule("explicit hydrogen or dummy atom")
             kinds.append(
-                (z, a.GetFormalCharge(), a.GetIsotope(), a.GetNumRadicalElectrons(), a.GetIsAromatic(), a.GetTotalNumHs())
+                (
+                    z,
+                    a.GetFormalCharge(),
+                    a.GetIsotope(),
+                    a.GetNumRadicalElectrons(),
+                    a.GetIsAromatic(),
+                    a.GetTotalNumHs(),
+                )
             )
         group = list(range(n))
 
@@ -194,7 +201,9 @@ class Fragmenter:
             edges[v].append((b, u, a))
         return _linearise(motifs, edges)
 
-    def _lookup(self, key: Any, kinds: list, hydrogens: list[int], bonds: list) -> tuple[Motif, tuple[int, ...]]:
+    def _lookup(
+        self, key: Any, kinds: list, hydrogens: list[int], bonds: list
+    ) -> tuple[Motif, tuple[int, ...]]:
         hit = self._by_key.get(key)
         if hit is None:
             hit = self._by_key[key] = self._build(kinds, hydrogens, bonds)

@@ -120,9 +120,7 @@ class Motif:
         if n == 1:
             return ((0,),)
         mol = Chem.MolFromSmiles(self.smiles)
-        adjacency = {
-            (b.GetBeginAtomIdx(), b.GetEndAtomIdx()): b.GetBondType() for b in mol.GetBonds()
-        }
+        adjacency = {(b.GetBeginAtomIdx(), b.GetEndAtomIdx()): b.GetBondType() for b in mol.GetBonds()}
         adjacency.update({(j, i): t for (i, j), t in list(adjacency.items())})
         found = []
         for perm in mol.GetSubstructMatches(mol, uniquify=False, maxMatches=_MAX_AUTOMORPHISMS):

@@ -389,7 +389,13 @@ def prepare(
             raise BadInputError(f"{source}: no molecule is left. " + "; ".join(report.lines()))
         vocabulary = Vocabulary.from_counts(counts, min_count)
 
-    parts: dict[str, list[npt.NDArray[Any]]] = {"length": [], "label": [], "parent": [], "site": [], "row": []}
+    parts: dict[str, list[npt.NDArray[Any]]] = {
+        "length": [],
+        "label": [],
+        "parent": [],
+        "site": [],
+        "row": [],
+    }
     for number, chunk in enumerate(chunks):
         label = _labels(chunk, vocabulary)
         length = chunk.length.astype(np.int64)
@@ -410,9 +416,7 @@ def prepare(
     if report.encoded == 0:
         raise BadInputError(f"{source}: no molecule is left. " + "; ".join(report.lines()))
     offsets = np.concatenate([[0], np.cumsum(flat["length"])])
-    data = TreeDataset(
-        vocabulary, offsets, flat["label"], flat["parent"], flat["site"], flat["row"], report
-    )
+    data = TreeDataset(vocabulary, offsets, flat["label"], flat["parent"], flat["site"], flat["row"], report)
     if path is not None:
         data.save(path)
     return data

@@ -1,4 +1,4 @@
-"""Reading SMILES from a person's file: plain, CSV or TSV, gzipped or not, with what is wrong by line number."""
+"""SMILES from a person's file: plain, CSV or TSV, gzipped or not; what is wrong, by line number."""
 
 from __future__ import annotations
 

@@ -1,0 +1,235 @@
+"""``hyperkit-mol``: every verb is a thin layer over a function of the package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="hyperkit-mol",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train a hyperbolic molecule generator, sample it, judge it by the MOSES metrics.",
+)
+console = Console()
+_errors = Console(stderr=True)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+
+
+@contextmanager
+def _answer() -> Iterator[None]:
+    """Turn errors that a person can mend into one clear line and exit code 1; Ctrl-C is 130."""
+    from hyperkit_mol.chem.reading import BadInputError
+    from hyperkit_mol.generator.checkpoint import CheckpointError
+    from hyperkit_mol.generator.config import ConfigError
+    from hyperkit_mol.generator.pipeline import RunError
+
+    try:
+        yield
+    except (BadInputError, CheckpointError, ConfigError, RunError) as err:
+        _fail(str(err))
+    except KeyboardInterrupt:
+        _fail("stopped; what was complete before is still there", 130)
+    except OSError as err:
+        _fail(f"{err.filename or 'file'}: {err.strerror or err}")
+    except ValueError as err:
+        _fail(str(err))
+    except ImportError as err:
+        _fail(str(err))
+
+
+def _fail(message: str, code: int = 1) -> None:
+    _errors.print(f"[bold red]hyperkit-mol:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def parse_seconds(text: str | None) -> float | None:
+    """``90``, ``15m``, ``2h30m``, ``1:30:00`` -> seconds."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            total = 0.0
+            for part in text.split(":"):
+                total = total * 60 + float(part)
+        else:
+            total, number = 0.0, ""
+            for ch in text.strip().lower():
+                if ch in "hms":
+                    total += float(number) * {"h": 3600, "m": 60, "s": 1}[ch]
+                    number = ""
+                else:
+                    number += ch
+            total += float(number) if number else 0.0
+    except ValueError:
+        total = -1.0
+    if not total > 0:
+        raise ValueError(f"--max-time must be a duration such as 90, 15m, 2h30m or 01:30:00, got {text!r}")
+    return total
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise ValueError(f"--set takes key=value (as in --set model.width=64), got {pair!r}")
+        out[key.strip()] = yaml.safe_load(value)
+    return out
+
+
+@app.command()
+def train(
+    output: Output = Path("runs/moses"),
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="A preset (demo, moses-cpu, moses-gpu) or a YAML file.")
+    ] = "moses-cpu",
+    data: Annotated[
+        str | None, typer.Option(help="'moses', or a file of SMILES: plain, CSV or TSV, gzipped or not.")
+    ] = None,
+    prior: Annotated[str | None, typer.Option(help="gan, wrapped-normal or vae.")] = None,
+    geometry: Annotated[str | None, typer.Option(help="lorentz or euclidean.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    max_time: Annotated[str | None, typer.Option(help="Stop in time for this, e.g. 90m or 2h30m.")] = None,
+    max_bad: Annotated[
+        int | None, typer.Option(help="Fail if more SMILES than this cannot be parsed.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoints.")] = False,
+    devices: Annotated[str, typer.Option(help="Devices, as Lightning counts them.")] = "1",
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes for preprocessing; all processors if left out.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting of the configuration, e.g. model.width=64.")
+    ] = None,
+) -> None:
+    """Train the junction-tree autoencoder and its latent prior.
+
+    Example: [bold]hyperkit-mol train --data my.smi --config demo -o runs/mine --max-time 1h[/]
+    """
+    with _answer():
+        from hyperkit_mol.generator.config import load_config
+        from hyperkit_mol.generator.pipeline import train as run
+
+        chosen: dict[str, Any] = {
+            "data.source": data,
+            "prior": prior,
+            "model.geometry": geometry,
+            "seed": seed,
+            "data.max_bad": max_bad,
+        }
+        overrides = {k: v for k, v in chosen.items() if v is not None} | _overrides(settings or [])
+        stored = output / "config.yaml"
+        # A resumed run is described by its own folder; what is given besides must agree with it.
+        source = stored if resume and stored.exists() and config == "moses-cpu" else config
+        run(
+            load_config(source, overrides),
+            output,
+            resume=resume,
+            max_seconds=parse_seconds(max_time),
+            devices=int(devices) if devices.isdigit() else devices,
+            jobs=jobs,
+            console=console,
+        )
+
+
+@app.command()
+def generate(
+    count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample.")] = 1000,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, one SMILES a line.")] = Path(
+        "out.smi"
+    ),
+    model: Annotated[Path, typer.Option("-m", "--model", help="Model folder.")] = Path("runs/moses/model"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same molecules.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Of the decoder's choices: 1 samples the model.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Molecules decoded at once.")] = 1024,
+) -> None:
+    """Sample molecules; every one is valid by construction.
+
+    Example: [bold]hyperkit-mol generate -n 30000 -m runs/moses/model -o out.smi[/]
+    """
+    with _answer():
+        from hyperkit_mol.generator.generate import generate as run
+
+        report = run(
+            model, count, output, seed=seed, temperature=temperature, batch_size=batch_size, console=console
+        )
+        for line in report.lines():
+            console.print(line, highlight=False)
+        console.print(f"Written to {output}")
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="File of SMILES, one a line.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the JSON and HTML; the file's own if left out."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; all processors if left out.")] = None,
+) -> None:
+    """MOSES metrics of a file of SMILES: a table here, JSON and an HTML page beside the file.
+
+    Example: [bold]hyperkit-mol evaluate out.smi[/]
+    """
+    with _answer():
+        _evaluate(file, output or file.parent, jobs)
+
+
+def _evaluate(file: Path, folder: Path, jobs: int | None) -> None:
+    from hyperkit_mol.chem.prepare import cpu_count
+    from hyperkit_mol.moses.report import evaluate_file
+
+    page = evaluate_file(file, folder, n_jobs=jobs or cpu_count())
+    console.print(page.table())
+
+
+@app.command()
+def demo(
+    output: Output = Path("runs/demo"),
+    count: Annotated[int, typer.Option("-n", "--count", help="Molecules to sample.")] = 2000,
+    max_time: Annotated[str, typer.Option(help="Time for training.")] = "9m",
+) -> None:
+    """The main job, small: train on 50,000 MOSES molecules, sample, evaluate. Goes on where it was stopped.
+
+    Example: [bold]hyperkit-mol demo[/]
+    """
+    with _answer():
+        from hyperkit_mol.generator.config import load_config
+        from hyperkit_mol.generator.generate import generate as sample
+        from hyperkit_mol.generator.pipeline import train as run
+
+        model = output / "model"
+        if not model.exists():
+            run(
+                load_config("demo"),
+                output,
+                resume=(output / "config.yaml").exists(),
+                max_seconds=parse_seconds(max_time),
+                console=console,
+            )
+        else:
+            console.print(f"{model}: trained by an earlier call; delete {output} to begin anew")
+        smiles = output / "samples.smi"
+        for line in sample(model, count, smiles, console=console).lines():
+            console.print(line, highlight=False)
+        _evaluate(smiles, output, None)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run: Callable[[], Any] = app
+    try:
+        run()
+    except KeyboardInterrupt:  # before or after a verb's own handler
+        sys.exit(130)

@@ -1,0 +1,102 @@
+"""The junction-tree autoencoder: two encoders, a posterior, one decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hyperkit.nn import Geometry
+from hyperkit_mol.chem.vocabulary import Vocabulary
+from hyperkit_mol.generator.config import ModelConfig
+from hyperkit_mol.generator.decoder import Decoder, DecoderLoss
+from hyperkit_mol.generator.encoder import GraphEncoder, TreeEncoder
+from hyperkit_mol.generator.latent import LatentSpace
+
+__all__ = ["Autoencoder", "AutoencoderLoss", "Latent"]
+
+
+class Latent(NamedTuple):
+    """Latents of a batch: of the motif tree and of the molecular graph, ``(B, latent)`` each."""
+
+    tree: Tensor
+    graph: Tensor
+
+
+@dataclass
+class AutoencoderLoss:
+    """Losses of a batch: reconstruction per molecule, and the KL term (0 for point latents)."""
+
+    reconstruction: DecoderLoss
+    kl: Tensor
+
+    def total(self, kl_weight: float) -> Tensor:
+        """What is minimised, in nats per molecule."""
+        return (self.reconstruction.label + self.reconstruction.site).mean() + kl_weight * self.kl.mean()
+
+
+class Autoencoder(nn.Module):
+    """Molecule -> (tree latent, graph latent) -> molecule.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+    cfg : ModelConfig
+    variational : bool
+        Wrapped-normal posteriors with a KL term in place of points.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, cfg: ModelConfig, variational: bool = False) -> None:
+        super().__init__()
+        self.cfg, self.variational = cfg, variational
+        self.space = space = Geometry(cfg.geometry, cfg.curvature)
+        self.latents = LatentSpace(space, space.features(cfg.latent))
+        num_kinds = len(vocabulary.atom_kinds)
+        self.tree_encoder = TreeEncoder(space, vocabulary.num_labels, int(vocabulary.atom_offset[-1]), cfg)
+        self.graph_encoder = GraphEncoder(space, num_kinds, cfg)
+        if variational:
+            self.tree_scale = nn.Linear(cfg.latent, self.latents.features)
+            self.graph_scale = nn.Linear(cfg.latent, self.latents.features)
+            for scale in (self.tree_scale, self.graph_scale):
+                nn.init.zeros_(scale.weight)
+                nn.init.constant_(scale.bias, -3.0)
+        self.join = space.Concat()
+        self.joint = space.Linear(2 * self.latents.features, space.features(cfg.width))
+        site_kind = torch.from_numpy(vocabulary.site_kind)
+        self.decoder = Decoder(space, vocabulary.num_labels, site_kind, num_kinds, cfg)
+
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        """Latent points (posterior means) of a batch."""
+        return Latent(self.tree_encoder(batch), self.graph_encoder(batch))
+
+    def condition(self, latent: Latent) -> Tensor:
+        """Joint point that the decoder is conditioned on, ``(B, width)``."""
+        return self.joint(self.join(latent.tree, latent.graph))
+
+    def sample_posterior(self, latent: Latent) -> tuple[Latent, Tensor]:
+        """Latents with training noise, and the KL term per molecule.
+
+        Point latents get wrapped-normal noise of fixed size: the decoder then knows what stands around a
+        latent, which is where a prior's samples fall.
+        """
+        kl = latent.tree.new_zeros(len(latent.tree))
+        if self.variational:
+            found = []
+            for point, scale in zip(latent, (self.tree_scale, self.graph_scale), strict=True):
+                std = nn.functional.softplus(scale(point)) + 1e-4
+                sample, log_q = self.latents.wrapped_normal(point, std)
+                log_p = self.latents.log_prob_at_origin(sample, self.cfg.prior_std)
+                kl = kl + log_q - log_p
+                found.append(sample)
+            return Latent(*found), kl
+        if self.training and self.cfg.latent_noise > 0:
+            std = latent.tree.new_full((), self.cfg.latent_noise)
+            return Latent(*(self.latents.wrapped_normal(point, std)[0] for point in latent)), kl
+        return latent, kl
+
+    def forward(self, batch: dict[str, Tensor]) -> AutoencoderLoss:
+        """Losses of a batch."""
+        latent, kl = self.sample_posterior(self.encode(batch))
+        return AutoencoderLoss(self.decoder(batch, self.condition(latent)), kl)

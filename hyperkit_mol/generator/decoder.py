@@ -1,0 +1,155 @@
+"""The decoder: depth first over the motif tree, attention over what has been built, both on the manifold.
+
+A node is decoded in two moves. First its label, that is its motif and the atom by which it hangs on its
+parent, from the state of the walk. Then its open sites, one child after the other, until "no more". Open
+sites are filled depth first, so what comes next is always known and the walk ends when none is open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperkit.nn import Geometry
+from hyperkit_mol.chem.batch import RELATIONS
+from hyperkit_mol.generator.config import ModelConfig
+from hyperkit_mol.generator.encoder import MAX_NODES, table
+from hyperkit_mol.generator.heads import LabelHead, SiteHead, segment_log_softmax
+
+__all__ = ["Decoder", "DecoderLoss"]
+
+
+@dataclass
+class DecoderLoss:
+    """Per molecule, ``(B,)`` each: negative log-likelihoods in nats, and whether greedy decoding is right."""
+
+    label: Tensor
+    site: Tensor
+    label_right: Tensor
+    exact: Tensor
+
+
+class Decoder(nn.Module):
+    """Lorentz transformer over the depth-first walk, with the paper's distance heads."""
+
+    def __init__(
+        self, space: Geometry, num_labels: int, site_kind: Tensor, num_kinds: int, cfg: ModelConfig
+    ) -> None:
+        super().__init__()
+        d = space.features(cfg.width)
+        self.space, self.num_labels = space, num_labels
+        self.sites = SiteHead(space, d, cfg.site_width, site_kind, num_kinds)
+        inner = space.features(cfg.site_width)
+        self.label = table(num_labels + 1, d)  # the last one begins the walk
+        self.from_slot = nn.Linear(inner, d, bias=False)
+        self.from_children = nn.Linear(inner, d, bias=False)
+        self.position = table(MAX_NODES, d)
+        self.depth = table(MAX_NODES, d)
+        self.pending = table(MAX_NODES, d)
+        self.lift = space.Lift()
+        self.join = space.Concat()
+        self.enter = space.Linear(2 * d, d)
+        self.blocks = nn.ModuleList(
+            space.TransformerBlock(d, cfg.heads, cfg.feed_forward, dropout=cfg.dropout)
+            for _ in range(cfg.decoder_layers)
+        )
+        self.relation = nn.Parameter(torch.zeros(cfg.decoder_layers, cfg.heads, len(RELATIONS)))
+        self.leave = space.Linear(2 * d, d, activation="relu")
+        self.labels = LabelHead(space, d, num_labels, cfg.head_size)
+        self.node = space.Linear(2 * d, d, activation="relu")
+
+    def inputs(
+        self,
+        z: Tensor,
+        label: Tensor,
+        slot: Tensor,
+        children: Tensor,
+        depth: Tensor,
+        pending: Tensor,
+        at: Tensor,
+    ) -> Tensor:
+        """What enters the walk at each position.
+
+        Parameters
+        ----------
+        z : (B, width)
+            Joint latent.
+        label : (B, T)
+            Label decoded just before; `num_labels` at the beginning.
+        slot : (B, T)
+            Site to be filled (`num_sites` for the root).
+        children : (B, T, site features)
+            Sum over the sites at which the node decoded just before takes children.
+        depth, pending : (B, T)
+            Depth of the slot, number of open slots.
+        at : (T,)
+            Positions.
+        """
+        most = MAX_NODES - 1
+        features = (
+            self.label(label)
+            + self.from_slot(self.sites.embed(slot))
+            + self.from_children(children)
+            + self.depth(depth.clamp(max=most))
+            + self.pending(pending.clamp(max=most))
+            + self.position(at.clamp(max=most))
+        )
+        return self.enter(self.join(self.lift(features), z[:, None].expand(-1, label.shape[1], -1)))
+
+    def biases(self, relation: Tensor) -> Tensor:
+        """Attention bias of every layer by relation, ``(layers, B, heads, T, S)``."""
+        return self.relation[:, :, relation].transpose(1, 2)
+
+    def forward(self, batch: dict[str, Tensor], z: Tensor) -> DecoderLoss:
+        """Teacher-forced losses of a batch given its joint latents."""
+        label, slot, mask = batch["label"], batch["slot"], batch["node_mask"]
+        size, most = label.shape
+        start = label.new_full((size, 1), self.num_labels)
+        taken = batch["children"].to(z.dtype) @ self.sites.embed(slot)
+        taken = torch.cat([taken.new_zeros(size, 1, taken.shape[-1]), taken[:, :-1]], 1)
+        x = self.inputs(
+            z,
+            torch.cat([start, label[:, :-1]], 1),
+            slot,
+            taken,
+            batch["depth"],
+            batch["pending"].clamp(min=0),
+            torch.arange(most, device=label.device),
+        )
+        future = torch.ones(most, most, dtype=torch.bool, device=label.device).triu(1)
+        for block, bias in zip(self.blocks, self.biases(batch["relation"]), strict=True):
+            x = block(x, bias=bias.masked_fill(future, -torch.inf))
+
+        molecule, _ = mask.nonzero(as_tuple=True)
+        x, label = x[mask], label[mask]
+        log_prob, right = self.labels(self.leave(self.join(x, z[molecule])), label)
+        flat = torch.cumsum(mask.flatten(), 0) - 1
+        row_node, pair_row = flat[batch["row_node"]], batch["pair_row"]
+        scores = self.sites(
+            self.state(x, label),
+            row_node,
+            batch["row_previous"],
+            batch["row_count"],
+            pair_row,
+            batch["pair_site"],
+        )
+        rows = len(row_node)
+        log_site = segment_log_softmax(scores, pair_row, rows)
+        wanted = log_site[batch["row_target"]]
+        top = scores.new_full((rows,), -torch.inf).scatter_reduce(0, pair_row, log_site.detach(), "amax")
+        owner = molecule[row_node]
+        zero = z.new_zeros(size)
+        wrong = zero.index_add(0, molecule, (~right).to(z.dtype))
+        wrong_site = zero.index_add(0, owner, (wanted.detach() < top).to(z.dtype))
+        return DecoderLoss(
+            label=zero.index_add(0, molecule, -log_prob),
+            site=zero.index_add(0, owner, -wanted),
+            label_right=1 - wrong / mask.sum(1),
+            exact=((wrong == 0) & (wrong_site == 0)).to(z.dtype),
+        )
+
+    def state(self, x: Tensor, label: Tensor) -> Tensor:
+        """State of a node once its label is known, ``(M, width)``."""
+        return self.node(self.join(x, self.lift(self.label(label))))

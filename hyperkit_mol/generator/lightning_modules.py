@@ -1,0 +1,215 @@
+"""The two Lightning modules: autoencoder, then latent GAN. Every step is a function of (seed, step)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import geoopt
+import lightning as L
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperkit_mol.chem.prepare import TreeDataset
+from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
+from hyperkit_mol.generator.config import RunConfig
+from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
+from hyperkit_mol.generator.stream import BatchStream, batches_of
+
+__all__ = ["AutoencoderTraining", "GANTraining"]
+
+_VALIDATION_BATCH = 512
+
+
+class _SteppedModule(L.LightningModule):
+    """A module whose randomness and data depend on its own count of finished steps only.
+
+    A Lightning epoch is one block of ``save_every`` steps, so that checkpoints fall between epochs.
+    """
+
+    def __init__(self, seed: int, steps: int, block: int) -> None:
+        super().__init__()
+        self.seed, self.steps, self.block = seed, steps, min(block, steps)
+        self.step = 0
+
+    @property
+    def blocks(self) -> int:
+        """Lightning epochs of the whole training."""
+        return math.ceil(self.steps / self.block)
+
+    @property
+    def block_end(self) -> int:
+        """Step at which the current block ends."""
+        return min(self.steps, (self.step // self.block + 1) * self.block)
+
+    def seed_step(self) -> None:
+        """Seed torch for the step that is about to run."""
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.global_rank)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.step += 1
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["step"] = self.step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.step = checkpoint["step"]
+
+
+class _Counted(Iterable[Any]):
+    """The rest of a block, begun where the module stands when it is iterated."""
+
+    def __init__(self, module: _SteppedModule, stream: BatchStream | None) -> None:
+        self.module, self.stream = module, stream
+        self.length = module.block_end - module.step // module.block * module.block
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Any:
+        begin, end = self.module.step, self.module.block_end
+        return iter(range(begin, end)) if self.stream is None else self.stream.section(begin, end)
+
+
+class AutoencoderTraining(_SteppedModule):
+    """Trains the autoencoder by teacher forcing."""
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        config: RunConfig,
+        data: TreeDataset,
+        train: npt.NDArray[Any],
+        held: npt.NDArray[Any],
+    ) -> None:
+        cfg = config.autoencoder
+        super().__init__(config.seed, cfg.steps, cfg.save_every)
+        self.model, self.config, self.data = model, config, data
+        self.train_index, self.held_index = train, held
+        self._stream: BatchStream | None = None
+        self.kl_weight = config.model.kl_weight if model.variational else 0.0
+
+    def train_dataloader(self) -> Any:
+        if self._stream is None:
+            self._stream = BatchStream(
+                self.data,
+                self.train_index,
+                batch_size=self.config.autoencoder.batch_size,
+                seed=self.seed,
+                rank=self.global_rank,
+                world=self.trainer.world_size,
+            )
+        return _Counted(self, self._stream)
+
+    def val_dataloader(self) -> Any:
+        return [batch for _, batch in batches_of(self.data, self.held_index, _VALIDATION_BATCH)]
+
+    def configure_optimizers(self) -> Any:
+        cfg = self.config.autoencoder
+        optimizer = geoopt.optim.RiemannianAdam(
+            self.model.parameters(), lr=cfg.lr, betas=cfg.betas, eps=1e-8, stabilize=100
+        )
+
+        def factor(step: int) -> float:
+            if step < cfg.warmup:
+                return (step + 1) / cfg.warmup
+            part = min(1.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
+            return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * part))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
+        return {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        self.seed_step()
+        found = self.model(batch)
+        loss = found.total(self.kl_weight)
+        self._report("train", found, loss, len(batch["label"]))
+        return loss
+
+    def on_validation_start(self) -> None:
+        torch.manual_seed(self.seed)
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        found = self.model(batch)
+        self._report("val", found, found.total(self.kl_weight), len(batch["label"]))
+
+    def _report(self, stage: str, found: Any, loss: Tensor, count: int) -> None:
+        values = {
+            "loss": loss.detach(),
+            "label_nll": found.reconstruction.label.detach().mean(),
+            "site_nll": found.reconstruction.site.detach().mean(),
+            "label_accuracy": found.reconstruction.label_right.mean(),
+            "reconstruction": found.reconstruction.exact.mean(),
+        }
+        if self.model.variational:
+            values["kl"] = found.kl.detach().mean()
+        named = {f"{stage}/{k}": v for k, v in values.items()}
+        self.log_dict(named, batch_size=count, sync_dist=stage == "val")
+
+
+class GANTraining(_SteppedModule):
+    """Trains the latent GAN; one step is ``critic_steps`` critic updates and one generator update."""
+
+    def __init__(self, generator: LatentGenerator, real: Latent, config: RunConfig) -> None:
+        cfg = config.gan
+        super().__init__(config.seed + 7919, cfg.steps, cfg.save_every)
+        self.automatic_optimization = False
+        self.config, self.real = config, real
+        self.generator = generator
+        self.average = copy.deepcopy(generator).requires_grad_(False)
+        self.critic = LatentCritic(generator.space, config.model.latent, cfg)
+
+    def train_dataloader(self) -> Any:
+        return _Counted(self, None)
+
+    def configure_optimizers(self) -> Any:
+        cfg = self.config.gan
+
+        def adam(module: torch.nn.Module) -> geoopt.optim.RiemannianAdam:
+            return geoopt.optim.RiemannianAdam(module.parameters(), lr=cfg.lr, betas=cfg.betas, stabilize=100)
+
+        return [adam(self.critic), adam(self.generator)]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
+        return batch
+
+    def training_step(self, batch: Any, _: int) -> None:
+        cfg, space = self.config.gan, self.generator.space
+        self.seed_step()
+        critic_opt, generator_opt = self.optimizers()  # pyright: ignore[reportGeneralTypeIssues]
+        gap = penalty = torch.zeros(())
+        for _ in range(cfg.critic_steps):
+            rows = torch.randint(len(self.real.tree), (cfg.batch_size,))
+            real = Latent(*(x[rows].to(self.device) for x in self.real))
+            with torch.no_grad():
+                fake = self.generator(self.generator.sample_noise(cfg.batch_size))
+            gap = self.critic(real).mean() - self.critic(fake).mean()
+            penalty = gradient_penalty(space, self.critic, real, fake)
+            critic_opt.zero_grad()
+            self.manual_backward(cfg.penalty * penalty - gap)
+            critic_opt.step()
+        self.critic.requires_grad_(False)
+        fake = self.generator(self.generator.sample_noise(cfg.batch_size))
+        loss = -self.critic(fake).mean()
+        generator_opt.zero_grad()
+        self.manual_backward(loss)
+        generator_opt.step()
+        self.critic.requires_grad_(True)
+        # The average starts as the mean of what there is: with a fixed decay it would remember its start.
+        decay = min(cfg.ema, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        self.log_dict(
+            {
+                "gan/wasserstein": gap.detach(),
+                "gan/penalty": penalty.detach(),
+                "gan/generator": loss.detach(),
+            }
+        )

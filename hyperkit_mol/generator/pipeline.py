@@ -1,0 +1,354 @@
+"""From a configuration to a trained model folder, in stages that can each be resumed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+import uuid
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import platformdirs
+import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from hyperkit_mol.chem.prepare import TreeDataset, cpu_count, prepare
+from hyperkit_mol.chem.reading import read_smiles_file
+from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
+from hyperkit_mol.generator.callbacks import (
+    AtomicCheckpointIO,
+    BlockCheckpoint,
+    TrainingProgress,
+    progress_bar,
+)
+from hyperkit_mol.generator.config import RunConfig, load_config
+from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
+from hyperkit_mol.generator.model import MoleculeGenerator
+from hyperkit_mol.generator.stream import batches_of, split
+
+__all__ = ["RunError", "TrainResult", "load_data", "train"]
+
+# Part of the time that the latent GAN may use when --max-time is given.
+_GAN_SHARE = 0.25
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message says what to do."""
+
+
+@dataclass
+class TrainResult:
+    """Where the model is, and what was measured on the way."""
+
+    model: Path
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def default_cache() -> Path:
+    """Folder for prepared data (``HYPERKIT_CACHE`` overrides it)."""
+    return Path(os.environ.get("HYPERKIT_CACHE") or platformdirs.user_cache_dir("hyperkit")) / "molecules"
+
+
+def load_data(
+    config: RunConfig, console: Console, jobs: int | None = None, cache: Path | None = None
+) -> TreeDataset:
+    """Read and prepare the molecules of a run."""
+    data = config.data
+    lines: list[int] | None = None
+    if data.source == "moses":
+        from hyperkit_mol.moses.data import load_split
+
+        smiles, name = load_split("train"), "MOSES train"
+    else:
+        file = read_smiles_file(data.source)
+        smiles, lines, name = file.smiles, file.lines, data.source
+    if data.limit is not None and data.limit < len(smiles):
+        chosen = np.sort(
+            np.random.default_rng([config.seed, 0]).permutation(len(smiles))[: data.limit]
+        ).tolist()
+        smiles = [smiles[i] for i in chosen]
+        lines = [lines[i] for i in chosen] if lines is not None else [i + 1 for i in chosen]
+    begin = time.monotonic()
+    with progress_bar(console) as bar:
+        task = bar.add_task("Preparing molecules", total=len(smiles), note="")
+        found = prepare(
+            smiles,
+            lines=lines,
+            min_count=data.min_count,
+            max_atoms=data.max_atoms,
+            keep_largest_fragment=data.keep_largest_fragment,
+            max_bad=data.max_bad,
+            jobs=jobs,
+            cache=cache or default_cache(),
+            source=name,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+        bar.update(task, completed=len(smiles))
+    seconds = time.monotonic() - begin
+    motifs = f"vocabulary of {len(found.vocabulary):,} motifs"
+    console.print(f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}", highlight=False)
+    for line in found.report.lines():
+        console.print(f"  {line}", highlight=False)
+    return found
+
+
+def train(
+    config: RunConfig,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    max_seconds: float | None = None,
+    devices: int | str = 1,
+    jobs: int | None = None,
+    cache: Path | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train autoencoder and prior; write ``output/model``.
+
+    Parameters
+    ----------
+    config : RunConfig
+    output : str or Path
+        Folder of the run: configuration, logs (CSV and TensorBoard), checkpoints, model.
+    resume : bool
+        Go on from the checkpoints in `output`; the losses are those of a run that was never stopped.
+    max_seconds : float, optional
+        Stop training in time for this; what is trained by then is kept and saved.
+    devices : int or str
+        Lightning's ``devices``.
+    jobs : int, optional
+        Processes for preprocessing.
+    cache : Path, optional
+        Folder for prepared data.
+
+    Raises
+    ------
+    RunError
+        If `output` cannot be written, holds another run, or there is nothing to resume.
+    """
+    console = console or Console()
+    begin = time.monotonic()
+    output = Path(output)
+    config = _open_run(config, output, resume)
+    _quiet()
+    data = load_data(config, console, jobs, cache)
+    train_index, held_index = split(data, config.data.validation, None, config.seed)
+
+    torch.manual_seed(config.seed)
+    model = MoleculeGenerator(data.vocabulary, config)
+    count = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"{len(train_index):,} molecules to train on, {len(held_index):,} to validate on; "
+        f"{count:,} parameters, {config.model.geometry} geometry",
+        highlight=False,
+    )
+
+    def left() -> float | None:
+        return None if max_seconds is None else max(1.0, max_seconds - (time.monotonic() - begin))
+
+    remaining = left()
+    share = 1 - _GAN_SHARE if config.prior == "gan" else 1.0
+    stage = AutoencoderTraining(model.autoencoder, config, data, train_index, held_index)
+    limit = None if remaining is None else remaining * share
+    metrics = _fit(
+        stage,
+        output,
+        "autoencoder",
+        config.autoencoder.batch_size,
+        limit,
+        devices,
+        console,
+        validate_every=max(1, round(config.autoencoder.validate_every / config.autoencoder.save_every)),
+    )
+    model.info = {
+        "source": config.data.source,
+        "molecules": len(train_index),
+        "autoencoder_steps": stage.step,
+        "seed": config.seed,
+        "machine": f"{platform.machine()}, {cpu_count()} processors",
+    }
+    model.autoencoder.eval()
+
+    if config.prior != "vae":
+        index = train_index if config.prior != "gan" else train_index[: config.gan.latents]
+        latents = _latents(
+            model.autoencoder, data, index, output / "latents.safetensors", stage.step, console
+        )
+        if model.normal is not None:
+            space = model.autoencoder.latents
+            model.normal.fit(torch.cat([space.log0(latents.tree), space.log0(latents.graph)], -1))
+        if model.gan is not None:
+            gan = GANTraining(model.gan, latents, config)
+            metrics |= _fit(gan, output, "gan", config.gan.batch_size, left(), 1, console)
+            model.gan.load_state_dict(gan.average.state_dict())
+            model.info["gan_steps"] = gan.step
+
+    seconds = time.monotonic() - begin
+    model.info |= {"seconds": round(seconds, 1), "metrics": metrics}
+    model.save(output / "model")
+    console.print(f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
+    return TrainResult(output / "model", seconds, metrics)
+
+
+def _open_run(config: RunConfig, output: Path, resume: bool) -> RunConfig:
+    path = output / "config.yaml"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".write-{uuid.uuid4().hex}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as err:
+        raise RunError(f"{output}: cannot write there ({err.strerror or err})") from err
+    if path.exists():
+        if not resume:
+            raise RunError(f"{output} already holds a run: go on with --resume, or name another folder")
+        stored = load_config(path)
+        if stored != config:
+            before, now = _flat(stored.model_dump()), _flat(config.model_dump())
+            changed = ", ".join(f"{k} ({before[k]!r} -> {now[k]!r})" for k in before if before[k] != now[k])
+            raise RunError(
+                f"{output} was begun with another configuration: {changed}. Resume with its own, {path}"
+            )
+        return stored
+    if resume and (output / "autoencoder").exists():
+        raise RunError(f"{path} is missing; without it the run cannot be resumed")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    os.replace(temporary, path)
+    return config
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _quiet() -> None:
+    """Silence what Lightning and torch say about things that are so on purpose here."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*GPU available.*",
+        ".*torch.jit.*",
+        ".*IterableDataset.*",
+        ".*dataloader is not resumable.*",
+        ".*LeafSpec.*",
+        ".*isinstance.treespec.*",
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+
+
+class _TimeLimit(L.Callback):
+    def __init__(self, seconds: float) -> None:
+        self.until = time.monotonic() + seconds
+        self.struck = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if time.monotonic() > self.until:
+            trainer.should_stop = self.struck = True
+
+
+def _fit(
+    module: Any,
+    output: Path,
+    name: str,
+    per_step: int,
+    limit: float | None,
+    devices: int | str,
+    console: Console,
+    validate_every: int = 1,
+) -> dict[str, float]:
+    """Train one stage, from its checkpoint where there is one. Returns the last metrics."""
+    folder = output / name
+    last = folder / "last.ckpt"
+    titles = {"autoencoder": "Training the autoencoder", "gan": "Training the latent GAN"}
+    if last.exists():
+        try:
+            found = torch.load(last, map_location="cpu", weights_only=True)
+            step, state = found["step"], found["state_dict"]
+        except Exception as err:
+            raise RunError(
+                f"{last}: damaged checkpoint ({type(err).__name__}); delete it to train this stage again"
+            ) from err
+        if step >= module.steps:
+            module.load_state_dict(state)
+            module.step = step
+            console.print(f"{titles[name]}: already done ({step:,} steps)")
+            return {}
+        console.print(f"{titles[name]}: going on from step {step:,}")
+    progress = TrainingProgress(console, titles[name], per_step, limit)
+    callbacks: list[L.Callback] = [progress, BlockCheckpoint(last)]
+    clock = None
+    if limit is not None:
+        callbacks.append(clock := _TimeLimit(limit))
+    trainer = L.Trainer(
+        accelerator="auto" if torch.cuda.is_available() else "cpu",
+        devices=devices,
+        strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
+        max_epochs=module.blocks,
+        callbacks=callbacks,
+        logger=[CSVLogger(output, name=name, version=""), TensorBoardLogger(output, name=name, version="")],
+        log_every_n_steps=10,
+        check_val_every_n_epoch=validate_every,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        gradient_clip_val=getattr(module.config, name).clip if module.automatic_optimization else None,
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if clock is not None and clock.struck:
+        console.print(f"{titles[name]}: time is up after {module.step:,} of {module.steps:,} steps")
+    metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()}
+    return metrics | {f"{name}/molecules_per_second": round(progress.rate, 1)}
+
+
+def _latents(
+    model: Autoencoder, data: TreeDataset, index: Any, path: Path, step: int, console: Console
+) -> Latent:
+    """Latents of `index`, computed once and kept beside the run."""
+    mark = {"step": str(step), "count": str(len(index))}
+    if path.exists():
+        from safetensors import safe_open
+
+        with safe_open(str(path), "pt") as stream:
+            if stream.metadata() == mark:
+                kept = load_file(str(path))
+                return Latent(kept["tree"], kept["graph"])
+    out: list[torch.Tensor | None] = [None, None]
+    with torch.no_grad(), progress_bar(console) as bar:
+        task = bar.add_task("Encoding", total=len(index), note="")
+        for rows, batch in batches_of(data, index, 1024):
+            for k, part in enumerate(model.encode(batch)):
+                whole = out[k]
+                if whole is None:
+                    whole = out[k] = part.new_empty(len(index), part.shape[-1])
+                whole[torch.from_numpy(rows)] = part
+            bar.advance(task, len(rows))
+    tree, graph = out
+    assert tree is not None
+    assert graph is not None
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        save_file({"tree": tree, "graph": graph}, str(temporary), metadata=mark)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Latent(tree, graph)
