@@ -81,7 +81,7 @@ def curvature(c: Curvature) -> Curvature:
 
 
 def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
-    """Check that all arguments are floating point of one dtype and device; under autocast, raise half to float32.
+    """Check that all arguments are floating point of one dtype and device; autocast raises half to float32.
 
     Raises
     ------
@@ -105,7 +105,9 @@ def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
                 )
             x = x.float()
         if out and x.dtype != out[0].dtype:
-            raise TypeError(f"{name} is {x.dtype} but {first_name} is {out[0].dtype}: give both the same dtype")
+            raise TypeError(
+                f"{name} is {x.dtype} but {first_name} is {out[0].dtype}: give both the same dtype"
+            )
         if x.device != first.device:
             raise ValueError(f"{name} is on {x.device} but {first_name} is on {first.device}")
         if checking():
@@ -117,7 +119,7 @@ def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def lorentz_points(c: Curvature, **tensors: Tensor) -> tuple[Tensor, ...]:
-    """:func:`floats`, then the shape ``(*, d + 1)``; in :func:`check` mode also that rows lie on the hyperboloid.
+    """:func:`floats`, then the shape ``(*, d + 1)``; in :func:`check` mode also that rows are points.
 
     Raises
     ------
@@ -145,9 +147,10 @@ def _on_hyperboloid(name: str, x: Tensor, c: Curvature) -> None:
         bad = (off > (1e-4 if x.dtype == torch.float32 else 1e-9)).nonzero()
         if len(bad):
             row = tuple(bad[0].tolist())
+            value = c if isinstance(c, Tensor) and c.numel() > 1 else float(c)
             raise ValueError(
-                f"{name} is off the hyperboloid of c={float(c) if not isinstance(c, Tensor) or c.numel() == 1 else c}: "
-                f"row {row} has time {float(x[row][0]):.6g}, its space coordinates need {float(need[row]):.6g}"
+                f"{name} is off the hyperboloid of c={value}: row {row} has time {float(x[row][0]):.6g}, "
+                f"its space coordinates need {float(need[row]):.6g}"
             )
 
 

@@ -54,7 +54,7 @@ class Hyperbolic(geoopt.Manifold):
         return self.log_c.exp() if self.learnable else self._fixed
 
     def get_extra_state(self) -> Tensor:
-        """The fixed curvature, so that a state dict restores it (a tensor: loads with ``weights_only=True``)."""
+        """The fixed curvature, so that a state dict restores it; a tensor, for ``weights_only=True``."""
         return torch.tensor(self._fixed, dtype=torch.float64)
 
     def set_extra_state(self, state: Any) -> None:
@@ -62,7 +62,8 @@ class Hyperbolic(geoopt.Manifold):
         self._fixed = float(state)
 
     def extra_repr(self) -> str:
-        return f"c={float(self.c):g}" + (", learnable" if self.learnable else "")
+        c = self.log_c.detach().exp() if self.learnable else self._fixed
+        return f"c={float(c):g}" + (", learnable" if self.learnable else "")
 
     def _like(self, dtype: torch.dtype | None, device: Any) -> dict[str, Any]:
         return {"dtype": dtype or self.dtype, "device": device or self.device}

@@ -137,7 +137,7 @@ class Lorentz(Hyperbolic):
         """The origin in shape `size` (last entry ``d + 1``); `seed` is there for geoopt's signature."""
         with torch.no_grad():
             out = ops.origin(*sizes(size), c=self.c, **self._like(dtype, device))
-        return geoopt.ManifoldTensor(out, manifold=self)
+        return geoopt.ManifoldTensor(out, manifold=self)  # type: ignore[call-arg]
 
     @__scaling__(ScalingInfo(std=-1), "random")
     def random_normal(
@@ -171,7 +171,7 @@ class Lorentz(Hyperbolic):
         space = torch.randn(*shape[:-1], shape[-1] - 1, generator=generator, **like) * std + mean
         with torch.no_grad():
             out = ops.expmap0(torch.nn.functional.pad(space, (1, 0)), self.c)
-        return geoopt.ManifoldTensor(out, manifold=self)
+        return geoopt.ManifoldTensor(out, manifold=self)  # type: ignore[call-arg]
 
     random = random_normal
 

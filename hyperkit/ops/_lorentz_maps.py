@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
 from hyperkit.ops._lorentz_metric import _radial, _time, from_space, haversine
-from hyperkit.ops._scalar import asinhc, cosh, dot, safe_sqrt, sinhc, sq
+from hyperkit.ops._scalar import asinhc, cosh, dot, sinhc, sq
 
 
 def expmap0(v: Tensor, c: Curvature = 1.0) -> Tensor:
@@ -33,7 +33,7 @@ def expmap0(v: Tensor, c: Curvature = 1.0) -> Tensor:
 
 
 def logmap0(x: Tensor, c: Curvature = 1.0) -> Tensor:
-    """Logarithmic map at the origin: ``[0, asinh(n)/n x_s]`` with ``n = sqrt(c) |x_s|``; shape ``(*, d + 1)``."""
+    """Logarithmic map at the origin: ``[0, asinh(n)/n x_s]``, ``n = sqrt(c) |x_s|``; shape ``(*, d + 1)``."""
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
     xs = x[..., 1:]
@@ -129,7 +129,7 @@ def _from_origin(ys: Tensor, vs: Tensor, c: Curvature) -> Tensor:
     t = _time(sq(ys), c)
     along = dot(ys, vs)
     space = vs + (c * along / (1.0 + c**0.5 * t)) * ys
-    return torch.cat([c**0.5 * along.expand(space.shape[:-1] + (1,)), space], -1)
+    return torch.cat([c**0.5 * along.expand(*space.shape[:-1], 1), space], -1)
 
 
 def transp0back(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:

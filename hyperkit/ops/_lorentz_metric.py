@@ -57,7 +57,7 @@ def origin(*size: int, c: Curvature = 1.0, dtype: torch.dtype | None = None, dev
 
 
 def projx(x: Tensor, c: Curvature = 1.0) -> Tensor:
-    """Point of the hyperboloid with the space coordinates of `x`, shape ``(*, d + 1)``: its time is recomputed."""
+    """Point of the hyperboloid with the space coordinates of `x` ``(*, d + 1)``: its time is recomputed."""
     (x,) = floats(x=x)
     return from_space(x[..., 1:], c)
 
@@ -73,7 +73,7 @@ def inner(u: Tensor, v: Tensor, *, keepdim: bool = False) -> Tensor:
 
 
 def norm(v: Tensor, *, keepdim: bool = False) -> Tensor:
-    """Minkowski norm ``sqrt(<v, v>)`` of a space-like vector ``(*, d + 1)``; 0 at the zero vector, gradient too.
+    """Minkowski norm ``sqrt(<v, v>)`` of a space-like vector ``(*, d + 1)``; 0, gradient 0, at zero.
 
     Far from the origin :func:`tangent_norm` is the accurate one.
     """
@@ -147,7 +147,7 @@ def tangent_inner(x: Tensor, u: Tensor, v: Tensor, c: Curvature = 1.0, *, keepdi
 
 
 def proju(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
-    """Orthogonal projection ``v + c <x, v> x`` of an ambient vector on the tangent space at `x`, ``(*, d + 1)``.
+    """Orthogonal projection ``v + c <x, v> x`` of a vector ``(*, d + 1)`` on the tangent space at `x`.
 
     The time of the result is set from its space part, so that it is tangent to the last place.
     """
@@ -209,7 +209,7 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
       ``sinh^2((r1-r2)/2) + c |x||y| |u-v|^2/4``, its second term from the part of ``x - y`` orthogonal to
       the nearer point. The difference of two close floats is exact, so points far out that are close
       together keep all of their digits;
-    - else far out: ``(c (x_0 y_0 - <x_s, y_s>) - 1)/2``, where the bracket is at least half of its first term;
+    - else far out: ``(c (x_0 y_0 - <x_s, y_s>) - 1)/2``, the bracket being at least half of its first term;
     - else near the origin: ``c (|x_s-y_s|^2 - (x_0-y_0)^2)/4``.
     """
     qx, qy, along = sq(xs), sq(ys), dot(xs, ys)
@@ -228,7 +228,9 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     zero = torch.zeros_like(k)
     perp = w - torch.where(x_near, k, zero) * xs - torch.where(x_near, zero, k) * ys
     ratio = torch.sqrt(qn / qf)
-    lateral = 2.0 * ratio * sq(perp) / (1.0 + torch.where(close, along, zero) / torch.sqrt(qn) / torch.sqrt(qf))
+    lateral = (
+        2.0 * ratio * sq(perp) / (1.0 + torch.where(close, along, zero) / torch.sqrt(qn) / torch.sqrt(qf))
+    )
     sx = torch.sqrt(torch.where(close, qx, one))
     sy = torch.sqrt(torch.where(close, qy, one))
     z = wp / (sx * ty + sy * tx)  # sinh(r1 - r2)
@@ -268,7 +270,7 @@ def sqdist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -
 
 
 def dist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> Tensor:
-    """Geodesic distance ``2 asinh(sqrt(s))/sqrt(c)``; exactly 0 for equal points, where the gradient is 0 too.
+    """Geodesic distance ``2 asinh(sqrt(s))/sqrt(c)``; exactly 0 for equal points, and so is the gradient.
 
     Shapes and arguments as in :func:`sqdist`.
     """

@@ -85,7 +85,7 @@ def centroid(
             weights = weights * mask
     if weights.shape[-1:] != x.shape[-2:-1]:
         raise ValueError(
-            f"weights and mask must end in the number of points {x.shape[-2]}, got shape {tuple(weights.shape)}"
+            f"weights and mask must end in the {x.shape[-2]} points of x, got shape {tuple(weights.shape)}"
         )
     total = weights.sum(-1, keepdim=True)
     if weights.ndim >= x.ndim:
@@ -153,7 +153,7 @@ def direct_split(x: Tensor, sizes: int | Sequence[int], c: Curvature = 1.0) -> t
 
 
 def to_poincare(x: Tensor, c: Curvature = 1.0) -> Tensor:
-    """Stereographic projection ``x_s/(1 + sqrt(c) x_0)`` to the Poincaré ball, ``(*, d + 1)`` to ``(*, d)``."""
+    """Stereographic projection ``x_s/(1 + sqrt(c) x_0)`` to the Poincaré ball, ``(*, d)``."""
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
     xs = x[..., 1:]

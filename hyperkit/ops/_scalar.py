@@ -61,7 +61,9 @@ def tanhc(q: Tensor) -> Tensor:
 def safe_sqrt(q: Tensor) -> Tensor:
     """``sqrt(q)`` with derivative 0 at ``q = 0``: the zero subgradient, as torch has it for a norm."""
     positive = q > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, q, torch.ones_like(q))), torch.zeros_like(q))
+    return torch.where(
+        positive, torch.sqrt(torch.where(positive, q, torch.ones_like(q))), torch.zeros_like(q)
+    )
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 Points are ``(*, d + 1)``, time first, ``x_0 = sqrt(1/c + |x_s|^2)``; tangent vectors at x satisfy
 ``<x, v> = 0``. The space coordinates are the truth: but for :func:`inner`, :func:`norm`,
-:func:`pairwise_inner` and :func:`centroid`, which are linear algebra on whole vectors, no function reads a
-point's or a tangent vector's time. Every function broadcasts over leading dimensions, has right first and second derivatives,
-and takes the curvature as a number or a (learnable) tensor.
+:func:`pairwise_inner` and :func:`centroid`, which are linear algebra on whole vectors, and the
+projections, no function reads a time. Every function broadcasts over leading dimensions, has right first and
+second derivatives, and takes the curvature as a number or a (learnable) tensor.
 """
 
 from hyperkit.ops._lorentz_maps import (
