@@ -88,7 +88,10 @@ def logmap(x: Tensor, y: Tensor, c: Curvature = 1.0) -> Tensor:
     x, y = lorentz_points(c, x=x, y=y)
     xs, ys = x[..., 1:], y[..., 1:]
     s = haversine(xs, ys, c)
-    space = asinhc(s) / torch.sqrt(1.0 + s) * ((ys - xs) - (2.0 * s) * xs)
+    g, root = asinhc(s), torch.sqrt(1.0 + s)
+    # In this order nothing overflows float32 before the result or its gradient does: s x_s would, from
+    # radius 30 on.
+    space = (g / root) * (ys - xs) - (2.0 * (s / root) * g) * xs
     return _tangent(xs, space, c)
 
 

@@ -226,7 +226,9 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     # w.x_s = (w2 + wp)/2 and w.y_s = (wp - w2)/2: the component along the nearer of the two points.
     k = 0.5 * (wp + torch.where(x_near, w2, -w2)) / qn
     zero = torch.zeros_like(k)
-    perp = w - torch.where(x_near, k, zero) * xs - torch.where(x_near, zero, k) * ys
+    along_x = torch.where(close & x_near, k, zero)
+    along_y = torch.where(close & ~x_near, k, zero)
+    perp = w - along_x * xs - along_y * ys
     ratio = torch.sqrt(qn / qf)
     lateral = (
         2.0 * ratio * sq(perp) / (1.0 + torch.where(close, along, zero) / torch.sqrt(qn) / torch.sqrt(qf))
