@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hyperkit._checks import curvature
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.ops import lorentz as ops
+from hyperkit.ops._rows import plain
 
 Activation = str | Callable[[Tensor], Tensor] | None
 LorentzCurvature = float | Lorentz
@@ -147,8 +148,7 @@ def lorentz_tail(z: Tensor, log_scale: Tensor, c: float | Tensor) -> Tensor:
         Points, shape ``(*, d + 1)``.
     """
     c = curvature(c)
-    if isinstance(c, Tensor) or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        # Plain operations: the compiler fuses them, vmap maps them, and a learnable c gets its gradient.
+    if plain(c):
         zs = z[..., 1:]
         root = c**-0.5
         excess = torch.sigmoid(z[..., :1]) * log_scale.exp() + TIME_MARGIN * root

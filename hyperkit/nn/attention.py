@@ -222,16 +222,16 @@ class LorentzAttention(LorentzLayer):
         sign[0] = -1.0
         dropout = self.dropout if self.training else 0.0
         mean = _attend(q * (factor * sign), k, v, mask, bias, causal, dropout, self.double_backward)
-        ms, m0 = mean[..., 1:], mean[..., :1]
-        square = self.c * (m0 * m0 - (ms * ms).sum(-1, keepdim=True))
-        if dropout == 0.0:
-            # The weights add up to 1, so the square is >= 1 but for rounding (see ops.normalize).
-            square = torch.clamp(square, min=1.0)
-        else:
-            # Dropped weights add up to anything >= 0. A mean of points is time-like, and where nothing is
-            # left it vanishes: the origin.
-            square = torch.where(m0 > 0, torch.clamp(square, min=torch.finfo(square.dtype).eps), 1.0)
-        heads = (ms * torch.rsqrt(square)).transpose(1, 2).flatten(2)
+        total: Tensor | float = 1.0
+        if dropout:
+            # The weights left add up to an unknown, maybe tiny number. The result does not depend on the scale
+            # of the mean, so it is made about 1 first; where nothing is left the mean is 0: the origin.
+            size = mean[..., :1].detach()
+            kept = size > 1e-30
+            mean = mean / torch.where(kept, size, torch.ones_like(size)) * kept
+            total = kept * torch.finfo(mean.dtype).eps ** 0.5
+        points = ops.normalize(mean, self.c, total)
+        heads = points[..., 1:].transpose(1, 2).flatten(2)
         return self.out(ops.from_space(heads, self.c))
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit.ops import _rows
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq
 
 
@@ -35,7 +36,7 @@ def from_space(space: Tensor, c: Curvature = 1.0) -> Tensor:
         Shape ``(*, d + 1)``, ``[sqrt(1/c + |space|^2), space]``.
     """
     (space,) = floats(space=space)
-    return torch.cat([_time(sq(space), curvature(c)), space], -1)
+    return _rows.from_space(space, curvature(c))
 
 
 def origin(*size: int, c: Curvature = 1.0, dtype: torch.dtype | None = None, device=None) -> Tensor:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit.ops import _rows
 from hyperkit.ops._lorentz_metric import _time, from_space
 from hyperkit.ops._scalar import sq
 
 
 def normalize(mean: Tensor, c: Curvature = 1.0, total: Tensor | float = 1.0) -> Tensor:
     """Scale a non-negative combination of points to the hyperboloid: ``m / sqrt(-c <m, m>)``.
+
+    Its derivative is that of the formula; the total is only a bound and has none.
 
     Parameters
     ----------
@@ -30,15 +33,8 @@ def normalize(mean: Tensor, c: Curvature = 1.0, total: Tensor | float = 1.0) -> 
     Tensor
         Shape ``(*, d + 1)``. Where the total is 0 (no points) it is the origin.
     """
-    ms, m0 = mean[..., 1:], mean[..., :1]
-    square = c * (m0 * m0 - sq(ms))
-    bound = total * total
-    if isinstance(bound, Tensor):
-        square = torch.maximum(square, bound.to(square.dtype))
-        square = torch.where(bound > 0, square, torch.ones_like(square))
-    else:
-        square = torch.clamp(square, min=bound)
-    return from_space(ms * torch.rsqrt(square), c)
+    (mean,) = floats(mean=mean)
+    return _rows.normalize(mean, total, curvature(c))
 
 
 def centroid(

@@ -1,0 +1,117 @@
+"""Two row operations with hand-written gradients: few passes over memory, right second derivatives.
+
+Each has a plain form as well. Under ``torch.compile`` it is fused by the compiler, under ``vmap`` and ``jvp``
+it is transformed, and a tensor curvature gets its gradient from it.
+
+The backward passes are written in torch operations. When a second derivative is asked for (gradients are
+enabled while going backward) the numbers of a row are computed again from the inputs, so that autograd sees
+how they depend on them; otherwise those of the forward pass are used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperkit._checks import Curvature
+
+
+def plain(c: Curvature) -> bool:
+    """Whether to take the plain form."""
+    return (
+        isinstance(c, Tensor) or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _square(x: Tensor) -> Tensor:
+    """Squared norm of rows; without a temporary where nobody differentiates it."""
+    if torch.is_grad_enabled():
+        return (x * x).sum(-1, keepdim=True)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+
+
+class _FromSpace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, space: Tensor, c: float) -> Tensor:
+        out = space.new_empty(*space.shape[:-1], space.shape[-1] + 1)
+        torch.sqrt(_square(space) + 1.0 / c, out=out[..., :1])
+        out[..., 1:] = space
+        ctx.save_for_backward(space, out[..., :1].clone())
+        ctx.c = c
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        space, t = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            t = torch.sqrt(_square(space) + 1.0 / ctx.c)
+        return torch.addcmul(grad[..., 1:], space, grad[..., :1] / t), None
+
+
+def from_space(space: Tensor, c: Curvature) -> Tensor:
+    """``[sqrt(1/c + |space|^2), space]``."""
+    if plain(c):
+        return torch.cat([torch.sqrt((space * space).sum(-1, keepdim=True) + 1.0 / c), space], -1)
+    return _FromSpace.apply(space, c)
+
+
+def _root(square: Tensor, total: Tensor | float) -> Tensor:
+    """``1/sqrt(square)``, `square` bounded by ``total^2`` in value but not in derivative.
+
+    The bound holds in exact arithmetic and only undoes rounding; a clamp would also drop the derivative.
+    """
+    with torch.no_grad():
+        if isinstance(total, Tensor):
+            bound = (total * total).to(square.dtype)
+            value = torch.where(bound > 0, torch.maximum(square, bound), torch.ones_like(square))
+        else:
+            value = torch.clamp(square, min=total * total)
+        shift = value - square
+    return torch.rsqrt(square + shift)
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mean: Tensor, total: Tensor | float, c: float) -> Tensor:
+        ms, m0 = mean[..., 1:], mean[..., :1]
+        q = _square(ms)
+        r = _root(c * (m0 * m0 - q), total)
+        out = torch.empty_like(mean)
+        torch.mul(ms, r, out=out[..., 1:])
+        torch.sqrt(q * r * r + 1.0 / c, out=out[..., :1])
+        ctx.save_for_backward(mean, q, r)
+        ctx.c, ctx.total = c, total
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        mean, q, r = ctx.saved_tensors
+        c = ctx.c
+        ms, m0, gs, g0 = mean[..., 1:], mean[..., :1], grad[..., 1:], grad[..., :1]
+        if torch.is_grad_enabled():
+            q = _square(ms)
+            r = _root(c * (m0 * m0 - q), ctx.total)
+        r2 = r * r
+        t = torch.sqrt(q * r2 + 1.0 / c)
+        product = gs * ms
+        by_r = product.sum(-1, keepdim=True) + g0 * q * r / t
+        by_square = -0.5 * r * r2 * by_r
+        by_m0 = (2.0 * c) * m0 * by_square
+        twice_q = g0 * r2 / t - (2.0 * c) * by_square
+        if torch.is_grad_enabled():
+            return torch.cat([by_m0, r * gs + twice_q * ms], -1), None, None
+        out = torch.empty_like(mean)
+        out[..., :1] = by_m0
+        torch.addcmul(torch.mul(gs, r, out=product), ms, twice_q, out=out[..., 1:])
+        return out, None, None
+
+
+def normalize(mean: Tensor, total: Tensor | float, c: Curvature) -> Tensor:
+    """Scale a combination of points to the hyperboloid; see :func:`hyperkit.ops.lorentz.normalize`."""
+    if isinstance(total, Tensor):
+        total = total.detach()
+    if plain(c):
+        ms, m0 = mean[..., 1:], mean[..., :1]
+        square = c * (m0 * m0 - (ms * ms).sum(-1, keepdim=True))
+        return from_space(ms * _root(square, total), c)
+    return _Normalize.apply(mean, total, c)
