@@ -168,7 +168,7 @@ class Collator:
         offspring = np.bincount(above, minlength=len(label))
         # Open slots when node n is decoded: children promised so far less nodes placed so far.
         running = np.cumsum(offspring) - offspring
-        pending = running - running[first][b] - np.maximum(n - 1, 0)
+        pending = np.where(n == 0, 1, running - running[first][b] - (n - 1))
 
         parents = pad(parent, -1)
         mask = pad(np.ones(len(label), np.int64)).astype(bool)

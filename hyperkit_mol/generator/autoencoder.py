@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hyperkit.nn import Geometry
+from hyperkit.nn import geometry
 from hyperkit_mol.chem.vocabulary import Vocabulary
 from hyperkit_mol.generator.config import ModelConfig
 from hyperkit_mol.generator.decoder import Decoder, DecoderLoss
@@ -51,19 +51,19 @@ class Autoencoder(nn.Module):
     def __init__(self, vocabulary: Vocabulary, cfg: ModelConfig, variational: bool = False) -> None:
         super().__init__()
         self.cfg, self.variational = cfg, variational
-        self.space = space = Geometry(cfg.geometry, cfg.curvature)
-        self.latents = LatentSpace(space, space.features(cfg.latent))
+        self.space = space = geometry(cfg.geometry, cfg.curvature)
+        self.latents = LatentSpace(space, cfg.latent)
         num_kinds = len(vocabulary.atom_kinds)
         self.tree_encoder = TreeEncoder(space, vocabulary.num_labels, int(vocabulary.atom_offset[-1]), cfg)
         self.graph_encoder = GraphEncoder(space, num_kinds, cfg)
         if variational:
-            self.tree_scale = nn.Linear(cfg.latent, self.latents.features)
-            self.graph_scale = nn.Linear(cfg.latent, self.latents.features)
+            self.tree_scale = nn.Linear(space.ambient(cfg.latent), cfg.latent)
+            self.graph_scale = nn.Linear(space.ambient(cfg.latent), cfg.latent)
             for scale in (self.tree_scale, self.graph_scale):
                 nn.init.zeros_(scale.weight)
                 nn.init.constant_(scale.bias, -3.0)
         self.join = space.Concat()
-        self.joint = space.Linear(2 * self.latents.features, space.features(cfg.width))
+        self.joint = space.Linear(2 * self.latents.features, cfg.width)
         site_kind = torch.from_numpy(vocabulary.site_kind)
         self.decoder = Decoder(space, vocabulary.num_labels, site_kind, num_kinds, cfg)
 

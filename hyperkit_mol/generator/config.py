@@ -44,7 +44,7 @@ class DataConfig(_Strict):
 
 
 class ModelConfig(_Strict):
-    """Sizes of the autoencoder. Widths count ambient dimensions, as in the paper: 128 is 127 + time."""
+    """Sizes of the autoencoder. Widths are dimensions of the manifold: a point has one coordinate more."""
 
     geometry: Literal["lorentz", "euclidean"] = "lorentz"
     curvature: float = Field(1.0, gt=0, description="c: the sectional curvature is -c")

@@ -38,10 +38,10 @@ class Decoder(nn.Module):
         self, space: Geometry, num_labels: int, site_kind: Tensor, num_kinds: int, cfg: ModelConfig
     ) -> None:
         super().__init__()
-        d = space.features(cfg.width)
+        d = cfg.width
         self.space, self.num_labels = space, num_labels
         self.sites = SiteHead(space, d, cfg.site_width, site_kind, num_kinds)
-        inner = space.features(cfg.site_width)
+        inner = cfg.site_width
         self.label = table(num_labels + 1, d)  # the last one begins the walk
         self.from_slot = nn.Linear(inner, d, bias=False)
         self.from_children = nn.Linear(inner, d, bias=False)
@@ -118,9 +118,8 @@ class Decoder(nn.Module):
             batch["pending"].clamp(min=0),
             torch.arange(most, device=label.device),
         )
-        future = torch.ones(most, most, dtype=torch.bool, device=label.device).triu(1)
         for block, bias in zip(self.blocks, self.biases(batch["relation"]), strict=True):
-            x = block(x, bias=bias.masked_fill(future, -torch.inf))
+            x = block(x, bias=bias, causal=True)
 
         molecule, _ = mask.nonzero(as_tuple=True)
         x, label = x[mask], label[mask]

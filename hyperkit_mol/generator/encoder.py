@@ -34,7 +34,7 @@ class MessagePassing(nn.Module):
             space.GraphConv(features, features, activation="relu" if i else None, dropout=dropout)
             for i in range(layers)
         )
-        self.residuals = nn.ModuleList(space.Residual(features) for _ in range(layers))
+        self.residuals = nn.ModuleList(space.Residual() for _ in range(layers))
         self.edge = nn.Parameter(torch.zeros(layers, edge_types - 1))
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class TreeEncoder(nn.Module):
 
     def __init__(self, space: Geometry, num_labels: int, num_sites: int, cfg: ModelConfig) -> None:
         super().__init__()
-        d, out = space.features(cfg.width), space.features(cfg.latent)
+        d, out = cfg.width, cfg.latent
         self.space = space
         self.label = table(num_labels, d)
         self.slot = table(num_sites + 1, cfg.site_width)
@@ -85,7 +85,7 @@ class GraphEncoder(nn.Module):
 
     def __init__(self, space: Geometry, num_kinds: int, cfg: ModelConfig) -> None:
         super().__init__()
-        d, out = space.features(cfg.width), space.features(cfg.latent)
+        d, out = cfg.width, cfg.latent
         self.space = space
         self.kind = table(num_kinds, d, 0.3)
         self.attachments = table(8, d, 0.3)

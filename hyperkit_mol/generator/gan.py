@@ -29,10 +29,10 @@ class LatentGenerator(nn.Module):
     def __init__(self, space: Geometry, latent: int, cfg: GANConfig) -> None:
         super().__init__()
         self.space = space
-        self.noise = space.features(cfg.noise)
-        hidden = [space.features(cfg.hidden)] * (cfg.depth - 1)
+        self.noise = cfg.noise
+        hidden = [cfg.hidden] * (cfg.depth - 1)
         self.trunk = _tower(space, [self.noise, *hidden[:1]], 0.0)
-        sizes = [hidden[0] if hidden else self.noise, *hidden[1:], space.features(latent)]
+        sizes = [hidden[0] if hidden else self.noise, *hidden[1:], latent]
         self.tree = _tower(space, sizes, 0.0)
         self.graph = _tower(space, sizes, 0.0)
 
@@ -41,7 +41,7 @@ class LatentGenerator(nn.Module):
         device = next(self.parameters()).device
         vector = torch.randn(count, self.noise, generator=generator, device=device)
         # Unit standard deviation would put all noise at radius sqrt(n), where HLinear saturates.
-        return self.space.expmap0(vector / self.noise**0.5)
+        return self.space.lift(vector / self.noise**0.5)
 
     def forward(self, noise: Tensor) -> Latent:
         """Noise -> latents."""
@@ -54,7 +54,7 @@ class LatentCritic(nn.Module):
 
     def __init__(self, space: Geometry, latent: int, cfg: GANConfig) -> None:
         super().__init__()
-        width, hidden = space.features(latent), space.features(cfg.hidden)
+        width, hidden = latent, cfg.hidden
         depth = max(1, cfg.depth - 1)
         self.tree = _tower(space, [width, *[hidden] * depth], cfg.dropout)
         self.graph = _tower(space, [width, *[hidden] * depth], cfg.dropout)
@@ -72,7 +72,7 @@ def gradient_penalty(space: Geometry, critic: nn.Module, real: Latent, fake: Lat
 
     The gradient is the Riemannian one on the product of the two latent manifolds (Proposition 3.1).
     """
-    t = torch.rand(len(real.tree), 1, device=real.tree.device)
+    t = torch.rand(len(real.tree), device=real.tree.device)
     middle = Latent(
         *(space.geodesic(t, a, b).detach().requires_grad_() for a, b in zip(real, fake, strict=True))
     )

@@ -12,6 +12,17 @@ from hyperkit.nn import Geometry
 __all__ = ["LabelHead", "SiteHead", "pick", "segment_log_softmax"]
 
 
+def similarity(space: Geometry, x: Tensor, y: Tensor) -> Tensor:
+    """Minus the squared distance that the distance heads use (squared Lorentzian, or Euclidean), ``(*,)``."""
+    if space.is_lorentz:
+        product = x * y
+        return 2 / space.manifold.c + 2 * (product.sum(-1) - 2 * product[..., 0])
+    return -(x - y).square().sum(-1)
+
+
+_ROUNDS = 16
+
+
 def segment_log_softmax(logits: Tensor, segment: Tensor, count: int) -> Tensor:
     """Log-softmax over the entries that share a segment.
 
@@ -84,22 +95,48 @@ class LabelHead(nn.Module):
     def sample(
         self, y: Tensor, allowed: Tensor, temperature: float, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draw labels among the `allowed` ones (``(num_labels,)`` bool); temperature 0 is greedy."""
+        """Draw labels among the `allowed` ones (``(num_labels,)`` bool); temperature 0 is greedy.
+
+        A cluster may hold labels that are not allowed. Drawing again where one comes up gives just the
+        distribution of allowed labels; what is still wrong after some rounds is drawn with a mask.
+        """
         first = self.cuts[0]
         logits = self.head(y).clone()
         logits[:, :first].masked_fill_(~allowed[:first], -torch.inf)
         for k in range(len(self.tails)):
             if not allowed[self.cuts[k] : self.cuts[k + 1]].any():
                 logits[:, first + k] = -torch.inf
-        label = (logits + gumbel(logits.shape, temperature, generator, logits)).argmax(-1)
+        label = torch.empty(len(y), dtype=torch.long, device=y.device)
+        rows = torch.arange(len(y), device=y.device)
+        for attempt in range(_ROUNDS):
+            masked = temperature == 0 or attempt == _ROUNDS - 1
+            drawn = self._draw(y[rows], logits[rows], allowed if masked else None, temperature, generator)
+            label[rows] = drawn
+            rows = rows[~allowed[drawn]]
+            if not len(rows):
+                break
+        return label
+
+    def _draw(
+        self,
+        y: Tensor,
+        logits: Tensor,
+        allowed: Tensor | None,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        first = self.cuts[0]
+        drawn = (logits + gumbel(logits.shape, temperature, generator, logits)).argmax(-1)
+        label = drawn.clone()
         for k, tail in enumerate(self.tails):
-            rows = (label == first + k).nonzero()[:, 0]
+            rows = (drawn == first + k).nonzero()[:, 0]
             if len(rows):
-                inner = tail(y[rows]).masked_fill(~allowed[self.cuts[k] : self.cuts[k + 1]], -torch.inf)
+                inner = tail(y[rows])
+                if allowed is not None:
+                    inner = inner.masked_fill(~allowed[self.cuts[k] : self.cuts[k + 1]], -torch.inf)
                 inner = inner + gumbel(inner.shape, temperature, generator, inner)
-                # A cluster's number may equal a label's; only rows not yet replaced are looked up above.
-                label[rows] = -(self.cuts[k] + inner.argmax(-1)) - 1
-        return torch.where(label < 0, -label - 1, label)
+                label[rows] = self.cuts[k] + inner.argmax(-1)
+        return label
 
 
 class SiteHead(nn.Module):
@@ -110,7 +147,7 @@ class SiteHead(nn.Module):
         self.space = space
         self.lift = space.Lift()
         self.join = space.Concat()
-        inner = space.features(width)
+        inner = width
         self.num_sites = len(site_kind)
         # A site's point is its own plus its atom kind's: a site of a rare motif starts from what is known.
         self.site = nn.Embedding(self.num_sites + 1, inner)
@@ -124,7 +161,6 @@ class SiteHead(nn.Module):
         self.count = nn.Embedding(8, inner)
         nn.init.normal_(self.count.weight, std=0.3)
         self.query = space.Linear(features + inner, inner, activation="relu")
-        self.metric = space
 
     def embed(self, site: Tensor) -> Tensor:
         """Tangent vectors of sites (`num_sites`: none), ``(*, features)``."""
@@ -155,4 +191,4 @@ class SiteHead(nn.Module):
         so_far = self.lift(self.embed(previous) + self.count(count.clamp(max=7)))
         query = self.query(self.join(node[row_node], so_far))
         choice = self.lift(self.embed(pair_site))
-        return self.space.similarity(query[pair_row], choice) + self.bias(pair_site)[:, 0]
+        return similarity(self.space, query[pair_row], choice) + self.bias(pair_site)[:, 0]

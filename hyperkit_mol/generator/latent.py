@@ -21,8 +21,8 @@ class LatentSpace:
 
     def __init__(self, space: Geometry, features: int) -> None:
         self.space, self.features = space, features
-        self.curved = space.name == "lorentz"
-        self.c = space.c
+        self.curved = space.is_lorentz
+        self.c = float(space.manifold.c) if self.curved else 0.0
 
     def _at_origin(self, vector: Tensor) -> Tensor:
         """Coordinates at the origin -> ambient tangent vector."""
@@ -30,11 +30,11 @@ class LatentSpace:
 
     def exp0(self, vector: Tensor) -> Tensor:
         """Exponential map at the origin of coordinates ``(*, features)``."""
-        return self.space.expmap0(vector)
+        return self.space.lift(vector)
 
     def log0(self, point: Tensor) -> Tensor:
         """Coordinates ``(*, features)`` of the logarithmic map at the origin."""
-        return self.space.logmap0(point)
+        return self.space.logmap0(point)[..., 1:] if self.curved else point
 
     def _log_det(self, radius: Tensor) -> Tensor:
         """log of (sinh r / r)^(n-1) at unit curvature, by series near 0."""

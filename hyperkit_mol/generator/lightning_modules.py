@@ -74,6 +74,19 @@ class _Counted(Iterable[Any]):
         return iter(range(begin, end)) if self.stream is None else self.stream.section(begin, end)
 
 
+class _Validation(Iterable[Any]):
+    """The validation molecules, by size; not a list, which Lightning would take for several data sets."""
+
+    def __init__(self, data: TreeDataset, index: npt.NDArray[Any]) -> None:
+        self.data, self.index = data, index
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.index) / _VALIDATION_BATCH)
+
+    def __iter__(self) -> Any:
+        return (batch for _, batch in batches_of(self.data, self.index, _VALIDATION_BATCH))
+
+
 class AutoencoderTraining(_SteppedModule):
     """Trains the autoencoder by teacher forcing."""
 
@@ -105,7 +118,7 @@ class AutoencoderTraining(_SteppedModule):
         return _Counted(self, self._stream)
 
     def val_dataloader(self) -> Any:
-        return [batch for _, batch in batches_of(self.data, self.held_index, _VALIDATION_BATCH)]
+        return _Validation(self.data, self.held_index)
 
     def configure_optimizers(self) -> Any:
         cfg = self.config.autoencoder

@@ -313,7 +313,10 @@ def _fit(
         gradient_clip_val=getattr(module.config, name).clip if module.automatic_optimization else None,
         plugins=[AtomicCheckpointIO()],
     )
-    trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     if clock is not None and clock.struck:
         console.print(f"{titles[name]}: time is up after {module.step:,} of {module.steps:,} steps")
     metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()}

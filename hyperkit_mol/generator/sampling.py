@@ -12,6 +12,7 @@ import torch
 from rdkit import RDLogger
 from torch import Tensor
 
+from hyperkit.nn import KVCache
 from hyperkit_mol.chem.assemble import assemble_smiles
 from hyperkit_mol.chem.batch import RELATIONS, SiteTable
 from hyperkit_mol.generator.autoencoder import Latent
@@ -131,7 +132,7 @@ class _Walk:
         # What is needed to go on, for the rows that are still open.
         self.row = np.arange(size)
         self.z = z
-        self.caches: list[Any] = [None] * len(self.decoder.blocks)
+        self.caches = [KVCache() for _ in self.decoder.blocks]
         self.depth = np.zeros((size, most), np.int64)
         self.stack_parent = np.full((size, most), -1, np.int64)
         self.stack_site = np.full((size, most), -1, np.int64)
@@ -166,7 +167,7 @@ class _Walk:
         )
         biases = self.decoder.biases(torch.from_numpy(self._relation(up))[:, None])
         for i, block in enumerate(self.decoder.blocks):
-            x, self.caches[i] = block.step(x, self.caches[i], bias=biases[i])
+            x = block(x, bias=biases[i], cache=self.caches[i])
         x = x[:, 0]
 
         out = self.decoder.leave(self.decoder.join(x, self.z))
@@ -262,4 +263,5 @@ class _Walk:
         for name in ("row", "depth", "stack_parent", "stack_site", "height", "last_label"):
             setattr(self, name, getattr(self, name)[open_])
         self.z, self.children = self.z[index], self.children[index]
-        self.caches = [cache.select(index) for cache in self.caches]
+        for cache in self.caches:
+            cache.select(index)
