@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem, DataStructs, RDLogger
-from rdkit.Chem import QED, Crippen, MolSurf, rdFingerprintGenerator, rdMolDescriptors
+from rdkit.Chem import QED, rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
@@ -240,7 +240,7 @@ class Pass:
             return False
         filters = self.filters
         for index in filters.candidates(molecule.elements, molecule.pattern_bits):
-            if molecule.with_hydrogens.HasSubstructMatch(filters.patterns[index]):
+            if molecule.with_hydrogens.HasSubstructMatch(filters.patterns[int(index)]):
                 return False
         # The original also requires that the SMILES without stereochemistry parses.
         flat = Chem.MolToSmiles(mol, isomericSmiles=False) if molecule.isomeric else molecule.smiles
@@ -270,7 +270,7 @@ class Pass:
                 ALOGP=molecule.logp,
                 HBA=sum(len(mol.GetSubstructMatches(pattern)) for pattern in QED.Acceptors),
                 HBD=rdMolDescriptors.CalcNumHBD(mol),
-                PSA=MolSurf.TPSA(mol),
+                PSA=rdMolDescriptors.CalcTPSA(mol),
                 ROTB=rdMolDescriptors.CalcNumRotatableBonds(
                     mol, rdMolDescriptors.NumRotatableBondsOptions.Strict
                 ),
@@ -340,7 +340,7 @@ class _Molecule:
 
     @cached_property
     def logp(self) -> float:
-        return Crippen.MolLogP(self.mol)
+        return rdMolDescriptors.CalcCrippenDescriptors(self.mol)[0]
 
     @cached_property
     def elements(self) -> Counter[int]:
@@ -424,7 +424,7 @@ def descriptors(molecule: _Molecule) -> list[float]:
         GraphDescriptors.BertzCT(mol),
         molecule.logp,
         rdMolDescriptors._CalcMolWt(mol),
-        MolSurf.TPSA(mol),
+        rdMolDescriptors.CalcTPSA(mol),
         rdMolDescriptors.CalcNumHBA(mol),
         rdMolDescriptors.CalcNumHBD(mol),
         rdMolDescriptors.CalcNumRotatableBonds(mol),

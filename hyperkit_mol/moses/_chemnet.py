@@ -14,12 +14,15 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hyperkit_mol.moses import _compat
+
+T = TypeVar("T")
 
 FEATURES = 512
 _LENGTH = 350
@@ -36,7 +39,7 @@ _TOKEN = re.compile(".[ril]|.", re.DOTALL)
 
 
 def encode(smiles: str) -> list[int]:
-    """Symbols of a SMILES string as ChemNet reads it: the first component, at most 350 symbols with the end."""
+    """Symbols of a SMILES string as ChemNet reads it: the first component, cut at 350 symbols."""
     first = smiles.partition(".")[0]
     symbols = [_INDEX.get(token, _UNKNOWN) for token in _TOKEN.findall(first)[: _LENGTH - 1]]
     return [*symbols, _END]
@@ -63,9 +66,7 @@ class ChemNet:
             # Input symbols count 1/35, a convolution over one-hot vectors is a sum of table rows.
             table = conv1["weight"] * (1.0 / len(_SYMBOLS))
             padding = torch.zeros(1, table.shape[0])
-            self._tables = [
-                torch.cat([table[:, :, place].T, padding]).to(self._device) for place in range(4)
-            ]
+            self._tables = [torch.cat([table[:, :, place].T, padding]).to(self._device) for place in range(4)]
             self._conv2 = conv2["weight"].to(self._device)
             self._lstm1 = _Cell(lstm1, self._device)
             self._lstm2 = _Cell(lstm2, self._device)
@@ -87,7 +88,7 @@ class ChemNet:
         self._padding_states = states
         self._padding_inputs = inputs
 
-    def _forward(self, symbols: Sequence[Sequence[int]]) -> np.ndarray:
+    def _forward(self, symbols: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, symbols))
         steps1 = min(longest // 2 + 1, 175)
         steps2 = min(steps1 // 2 + 1, 88)
@@ -123,46 +124,96 @@ class ChemNet:
                 hidden, memory = cell.step(gates, hidden, memory, out=gates)
             else:
                 hidden, memory = cell.step(self._padding_inputs[87 - step], hidden, memory, out=gates)
-        return hidden.T.cpu().numpy()
+        return hidden.T
 
-    def activations(self, smiles: Sequence[str], done: Callable[[int], None] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Activations of the last layer, batch by batch.
+    def batches(
+        self,
+        smiles: Sequence[str],
+        then: Callable[[np.ndarray, Tensor], T],
+        done: Callable[[int], None] | None = None,
+    ) -> Iterator[T]:
+        """Run the network batch by batch and yield ``then(indices, activations)`` of each.
 
         Parameters
         ----------
         smiles : sequence of str
             Canonical SMILES.
+        then : callable
+            Called, in the thread that ran the batch, with where the rows belong and the float32 activations
+            of the last layer (batch, 512) on the CPU.
         done : callable, optional
             Called with the number of molecules finished so far.
 
-        Yields
-        ------
-        (indices, activations)
-            Where the batch's rows belong, and float32 activations (batch, 512). Batches hold molecules of
-            similar length and come in an order that depends on the input alone.
+        Notes
+        -----
+        Batches hold molecules of similar length and come in an order that depends on the input alone.
         """
         encoded = [encode(text) for text in smiles]
         order = np.argsort([len(entry) for entry in encoded], kind="stable")
-        batches = [order[at : at + self._batch_size] for at in range(0, len(order), self._batch_size)]
+        parts = [order[at : at + self._batch_size] for at in range(0, len(order), self._batch_size)]
         local = threading.local()
 
-        def run(batch: np.ndarray) -> np.ndarray:
+        def run(part: np.ndarray) -> T:
             if self._device.type == "cpu" and not getattr(local, "ready", False):
                 torch.set_num_threads(1)  # this thread's own setting
                 local.ready = True
             with torch.inference_mode():
-                return self._forward([encoded[index] for index in batch])
+                return then(part, self._forward([encoded[index] for index in part]).cpu())
 
         finished = 0
         with ThreadPoolExecutor(self._n_jobs) as executor:
             try:
-                for batch, rows in zip(batches, executor.map(run, batches), strict=True):
-                    finished += len(batch)
-                    yield batch, rows
+                for part, value in zip(parts, executor.map(run, parts), strict=True):
+                    yield value
+                    finished += len(part)
                     if done is not None:
                         done(finished)
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
+
+    def activations(self, smiles: Sequence[str]) -> np.ndarray:
+        """Activations of the last layer, float32 (n, 512), in the order of ``smiles``."""
+        result = np.empty((len(smiles), FEATURES), dtype=np.float32)
+
+        def store(part: np.ndarray, rows: Tensor) -> None:
+            result[part] = rows.numpy()
+
+        for _ in self.batches(smiles, store):
+            pass
+        return result
+
+    def moments(
+        self, smiles: Sequence[str], weights: np.ndarray, done: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (512,) and covariance (512, 512) of the activations, each molecule counted ``weights`` times.
+
+        Sums run in float64 about a typical activation, which keeps the digits of units that hardly vary;
+        memory does not grow with the number of molecules.
+
+        Raises
+        ------
+        ValueError
+            If the weights sum to less than 2.
+        """
+        count = int(weights.sum())
+        if count < 2:
+            raise ValueError(f"a covariance needs at least 2 molecules, got {count}")
+        weight = torch.from_numpy(weights.astype(np.float64))
+        shift = torch.from_numpy(self.activations(smiles[: self._batch_size])).double().mean(dim=0)
+
+        def sums(part: np.ndarray, rows: Tensor) -> tuple[Tensor, Tensor]:
+            values = rows.double() - shift
+            weighted = values * weight[torch.from_numpy(part)][:, None]
+            return weighted.sum(dim=0), values.T @ weighted
+
+        total = torch.zeros(FEATURES, dtype=torch.float64)
+        outer = torch.zeros(FEATURES, FEATURES, dtype=torch.float64)
+        for first, second in self.batches(smiles, sums, done):
+            total += first
+            outer += second
+        offset = total / count
+        covariance = (outer - count * torch.outer(offset, offset)) / (count - 1)
+        return (shift + offset).numpy(), covariance.numpy()
 
 
 class _Cell:
@@ -187,49 +238,30 @@ class _Cell:
         return torch.tanh(memory).mul_(gates[3 * n :]), memory
 
 
-class Moments:
-    """Running mean and covariance of weighted rows in float64, so that memory does not grow with their number.
-
-    Sums are taken about the first batch's mean, which keeps the digits of columns that hardly vary.
-    """
-
-    def __init__(self, size: int = FEATURES) -> None:
-        self.count = 0
-        self._shift: np.ndarray | None = None
-        self._sum = np.zeros(size)
-        self._outer = np.zeros((size, size))
-
-    def add(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        """Add rows (n, size), each counted ``weights`` times."""
-        values = rows.astype(np.float64)
-        if self._shift is None:
-            self._shift = values.mean(axis=0)
-        values -= self._shift
-        weighted = values * weights[:, None]
-        self.count += int(weights.sum())
-        self._sum += weighted.sum(axis=0)
-        self._outer += values.T @ weighted
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance (normalised by n - 1); at least two rows are needed."""
-        if self.count < 2 or self._shift is None:
-            raise ValueError(f"a covariance needs at least 2 rows, got {self.count}")
-        offset = self._sum / self.count
-        covariance = (self._outer - self.count * np.outer(offset, offset)) / (self.count - 1)
-        return self._shift + offset, covariance
-
-
 def frechet_distance(
     mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray
 ) -> float:
     """Squared Fréchet distance of two Gaussians.
 
-    ``|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)``. The trace of the root is the sum of the roots of the
-    eigenvalues of the symmetric ``C1^½ C2 C1^½``: no complex numbers, no added diagonal when singular.
+    ``|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)``. The trace of the root is the sum of the singular values of
+    ``C1^½ C2^½``, which is taken without ever squaring them: for singular covariances (fewer than 513
+    molecules) it is exact to 1e-12, where the original's ``sqrtm`` of the product is off by some 1e-6.
     """
-    values, vectors = np.linalg.eigh(covariance1)
-    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
-    product = np.linalg.eigvalsh(root @ covariance2 @ root)
-    trace = np.sqrt(np.clip(product, 0.0, None)).sum()
-    difference = np.asarray(mean1, np.float64) - mean2
+
+    def trace_of_root() -> float:
+        torch.set_num_threads(
+            1
+        )  # of this thread; on a busy machine two spinning threads take ten times longer
+        return float(torch.linalg.svdvals(_root(covariance1) @ _root(covariance2)).sum())
+
+    with ThreadPoolExecutor(1) as executor:
+        trace = executor.submit(trace_of_root).result()
+    difference = np.asarray(mean1, np.float64) - np.asarray(mean2, np.float64)
     return float(difference @ difference + np.trace(covariance1) + np.trace(covariance2) - 2.0 * trace)
+
+
+def _root(covariance: np.ndarray) -> Tensor:
+    values, vectors = torch.linalg.eigh(torch.from_numpy(np.asarray(covariance, np.float64)))
+    # Eigenvalues below the rounding of the largest are noise about zero, and a root would magnify it.
+    noise = torch.finfo(torch.float64).eps * len(values) * values[-1]
+    return (vectors * torch.where(values > noise, values, 0.0).sqrt()) @ vectors.T

@@ -77,7 +77,9 @@ def package_file(distribution: str, package: str, relative: str) -> Path:
             if path.is_file():
                 break
         else:
-            raise MosesNotInstalledError(f"The package '{distribution}' is installed without its file {relative}")
+            raise MosesNotInstalledError(
+                f"The package '{distribution}' is installed without its file {relative}"
+            )
     return path
 
 

@@ -6,19 +6,17 @@ import datetime
 import platform
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hyperkit_mol.moses import _compat, _reference, data
 from hyperkit_mol.moses._chemistry import PROPERTIES
-from hyperkit_mol.moses._features import Features, chemistry_pass, chemnet_moments, nearest
 from hyperkit_mol.moses._chemnet import frechet_distance
+from hyperkit_mol.moses._features import Features, chemistry_pass, chemnet_moments, nearest
 from hyperkit_mol.moses._novelty import canonical_train
 from hyperkit_mol.moses._reference import Reference
 from hyperkit_mol.moses._statistics import cosine_of_counts, internal_diversity
@@ -39,7 +37,9 @@ _FEATURE_OF = {
 }
 
 
-def metric_names(unique_k: Sequence[int] = (1000, 10000), *, scaffold_set: bool = True, train: bool = True) -> list[str]:
+def metric_names(
+    unique_k: Sequence[int] = (1000, 10000), *, scaffold_set: bool = True, train: bool = True
+) -> list[str]:
     """Names of the metrics, in MOSES's order."""
     suffixes = ["Test", "TestSF"] if scaffold_set else ["Test"]
     return [
@@ -68,7 +68,9 @@ def select_metrics(metrics: Iterable[str] | None, available: Sequence[str]) -> l
     for wanted in metrics:
         key = wanted.strip().lower()
         found = {
-            name for name in available if key in (name.lower(), name.lower().partition("/")[0], name.lower().partition("@")[0])
+            name
+            for name in available
+            if key in (name.lower(), name.lower().partition("/")[0], name.lower().partition("@")[0])
         }
         if not found:
             raise ValueError(f"metrics: unknown metric {wanted!r}; known are {', '.join(available)}")
@@ -153,7 +155,9 @@ def evaluate(
     with run.stage("reference"):
         references = _references(reference, moses, run)
     with run.stage("chemistry"):
-        needed = {_FEATURE_OF[base] for base in (name.partition("/")[0] for name in chosen) if base in _FEATURE_OF}
+        needed = {
+            _FEATURE_OF[base] for base in (name.partition("/")[0] for name in chosen) if base in _FEATURE_OF
+        }
         features = chemistry_pass(smiles, needed, n_jobs=n_jobs, progress=run.tick("chemistry"))
     notes += features.notes()
 
@@ -172,12 +176,17 @@ def evaluate(
             with run.stage("novelty"):
                 values["Novelty"] = _novelty(features, train, run)
 
-    counts = {"given": given, "total": features.n_total, "valid": features.n_valid, "distinct": features.n_distinct}
+    counts = {
+        "given": given,
+        "total": features.n_total,
+        "valid": features.n_valid,
+        "distinct": features.n_distinct,
+    }
     counts.update({f"reference {ref.name}": ref.size for ref in references})
     if features.n_valid and features.n_valid != 30000 and moses:
         notes.append(
-            f"MOSES's published figures are for 30,000 generated molecules; these are for {features.n_total:,} "
-            f"({features.n_valid:,} valid). FCD and Scaf of sets of different sizes must not be compared."
+            f"MOSES's published figures are for 30,000 generated molecules; these are for "
+            f"{features.n_total:,} ({features.n_valid:,} valid). FCD and Scaf of sets of different sizes must not be compared."
         )
     return MosesReport(
         metrics=values,
@@ -189,7 +198,9 @@ def evaluate(
         data_hashes=data.data_hashes(),
         settings={
             "reference": str(reference),
-            "train": None if train is None else (str(train) if isinstance(train, str | Path) else f"{len(train)} molecules"),
+            "train": None
+            if train is None
+            else (str(train) if isinstance(train, str | Path) else f"{len(train)} molecules"),
             "unique_k": list(unique_k),
             "n_jobs": n_jobs,
             "batch_size": batch_size,
@@ -255,10 +266,20 @@ def _references(reference: str | Path, moses: bool, run: _Run) -> list[Reference
         return [_reference.moses_reference("test"), _reference.moses_reference("test_scaffolds")]
     from hyperkit_mol.moses._custom import reference_from_file
 
-    return [reference_from_file(Path(reference), n_jobs=run.n_jobs, batch_size=run.batch_size, device=run.device, progress=run.progress)]
+    return [
+        reference_from_file(
+            Path(reference),
+            n_jobs=run.n_jobs,
+            batch_size=run.batch_size,
+            device=run.device,
+            progress=run.progress,
+        )
+    ]
 
 
-def _unique(features: Features, values: dict[str, float | None], unique_k: Sequence[int], notes: list[str]) -> None:
+def _unique(
+    features: Features, values: dict[str, float | None], unique_k: Sequence[int], notes: list[str]
+) -> None:
     canonical = features.valid_canonical()
     for k in unique_k:
         name = f"unique@{k}"
@@ -267,7 +288,9 @@ def _unique(features: Features, values: dict[str, float | None], unique_k: Seque
         first = canonical[:k]
         values[name] = len(set(first)) / len(first)
         if len(canonical) < k:
-            notes.append(f"{name} is over the {len(canonical):,} valid molecules that there are, fewer than {k:,}")
+            notes.append(
+                f"{name} is over the {len(canonical):,} valid molecules that there are, fewer than {k:,}"
+            )
 
 
 def _per_molecule(
@@ -313,10 +336,13 @@ def _against_references(
         undefined.update({f"FCD/{suffix}": "needs at least 2 valid molecules" for suffix, _ in wanted})
     elif wanted:
         with run.stage("chemnet"):
-            moments = chemnet_moments(
-                features, device=run.device, n_jobs=run.n_jobs, batch_size=run.batch_size, progress=run.tick("chemnet")
+            mean, covariance = chemnet_moments(
+                features,
+                device=run.device,
+                n_jobs=run.n_jobs,
+                batch_size=run.batch_size,
+                progress=run.tick("chemnet"),
             )
-            mean, covariance = moments.result()
             for suffix, reference in wanted:
                 values[f"FCD/{suffix}"] = frechet_distance(
                     mean, covariance, reference.mean, reference.covariance
@@ -325,7 +351,10 @@ def _against_references(
     if wanted:
         with run.stage("nearest"):
             found = nearest(
-                features, [reference for _, reference in wanted], n_jobs=run.n_jobs, progress=run.tick("nearest")
+                features,
+                [reference for _, reference in wanted],
+                n_jobs=run.n_jobs,
+                progress=run.tick("nearest"),
             )
             for (suffix, _), similarity in zip(wanted, found, strict=True):
                 values[f"SNN/{suffix}"] = float(np.mean(features.expand(similarity).astype(np.float64)))
@@ -367,7 +396,9 @@ def _histograms(features: Features, reference: Reference, bins: int = 40) -> dic
         low, high = np.quantile(theirs, [0.001, 0.999])
         low, high = min(low, np.quantile(ours, 0.01)), max(high, np.quantile(ours, 0.99))
         edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
-        shares = [np.histogram(np.clip(values, low, edges[-1]), edges)[0] / len(values) for values in (ours, theirs)]
+        shares = [
+            np.histogram(np.clip(values, low, edges[-1]), edges)[0] / len(values) for values in (ours, theirs)
+        ]
         result[name] = Histogram(edges.tolist(), shares[0].tolist(), shares[1].tolist())
     return result
 
@@ -384,5 +415,8 @@ def versions() -> dict[str, str | None]:
     return {
         "hyperkit": __version__,
         "python": platform.python_version(),
-        **{name: _compat.package_version(name) for name in ("rdkit", "molsets", "fcd_torch", "torch", "numpy", "scipy")},
+        **{
+            name: _compat.package_version(name)
+            for name in ("rdkit", "molsets", "fcd_torch", "torch", "numpy", "scipy")
+        },
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperkit_mol.moses import _compat, _reference
 from hyperkit_mol.moses._chemistry import PROPERTIES
-from hyperkit_mol.moses._chemnet import ChemNet, Moments
+from hyperkit_mol.moses._chemnet import ChemNet
 from hyperkit_mol.moses._nearest import BitColumns, nearest_similarity
 from hyperkit_mol.moses._reference import Reference
 from hyperkit_mol.moses._workers import Pool, WorkerDiedError
@@ -96,7 +96,8 @@ def chemistry_pass(
     distinct = list(index)
     counts = np.bincount(inverse, minlength=len(distinct))
     chunks = [
-        (distinct[at : at + _CHUNK], counts[at : at + _CHUNK].tolist()) for at in range(0, len(distinct), _CHUNK)
+        (distinct[at : at + _CHUNK], counts[at : at + _CHUNK].tolist())
+        for at in range(0, len(distinct), _CHUNK)
     ]
     arguments = (_compat.read_filters(), _reference.fragment_score_files(), tuple(sorted(features)))
     finished = 0
@@ -126,7 +127,9 @@ def chemistry_pass(
             return None
         return np.concatenate([result[name] for result in results])[valid]
 
-    found.fingerprints, found.passes, found.descriptors = map(gather, ("fingerprints", "passes", "descriptors"))
+    found.fingerprints, found.passes, found.descriptors = map(
+        gather, ("fingerprints", "passes", "descriptors")
+    )
     for name in PROPERTIES:
         values = gather(name)
         if values is not None:
@@ -164,18 +167,14 @@ def _one_by_one(payload: tuple[Any, ...], run: Callable[[tuple[Any, ...]], Any])
 
 def chemnet_moments(
     features: Features, *, device: str, n_jobs: int, batch_size: int, progress: Tick | None = None
-) -> Moments:
-    """Mean and covariance of ChemNet's activations over all valid molecules."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of ChemNet's activations over all valid molecules, each distinct one run once."""
     index: dict[str, int] = {}
     inverse = np.fromiter((index.setdefault(text, len(index)) for text in features.canonical), np.int64)
     weights = np.bincount(inverse, weights=features.weights, minlength=len(index))
-    distinct = list(index)
     network = ChemNet(device=device, n_jobs=n_jobs, batch_size=batch_size)
-    done = None if progress is None else (lambda finished: progress(finished, len(distinct)))
-    moments = Moments()
-    for batch, rows in network.activations(distinct, done):
-        moments.add(rows, weights[batch])
-    return moments
+    done = None if progress is None else (lambda finished: progress(finished, len(index)))
+    return network.moments(list(index), weights, done)
 
 
 def nearest(

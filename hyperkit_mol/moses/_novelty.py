@@ -60,9 +60,7 @@ def _changes(train: Sequence[str], n_jobs: int, done: Callable[[int, int], None]
     )
 
 
-def canonical_train(
-    n_jobs: int = 1, done: Callable[[int, int], None] | None = None
-) -> Iterator[str]:
+def canonical_train(n_jobs: int = 1, done: Callable[[int, int], None] | None = None) -> Iterator[str]:
     """MOSES's training molecules as today's RDKit writes them.
 
     Parameters

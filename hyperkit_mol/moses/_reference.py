@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import rdBase
 
-from hyperkit_mol.moses import _cache, _compat, data
+from hyperkit_mol.moses import _cache, _compat
 from hyperkit_mol.moses._chemistry import DESCRIPTORS, PROPERTIES
 from hyperkit_mol.moses._nearest import BitColumns, bit_columns
 
@@ -150,7 +150,9 @@ def moses_reference(split: str) -> Reference:
     return _cached_reference(f"moses-{split}-{_cache.sha256(path)[:16]}-v{_FORMAT}", build)
 
 
-def custom_reference(name: str, smiles: Sequence[str], compute: Callable[[Sequence[str]], Reference]) -> Reference:
+def custom_reference(
+    name: str, smiles: Sequence[str], compute: Callable[[Sequence[str]], Reference]
+) -> Reference:
     """Statistics of any molecules, kept under a hash of the strings and of RDKit's version."""
     digest = hashlib.sha256("\n".join(smiles).encode(errors="replace")).hexdigest()[:16]
     reference = _cached_reference(

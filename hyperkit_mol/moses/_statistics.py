@@ -78,7 +78,8 @@ def internal_diversity(
             left = unpack(i)
             for j in range(i, n, block):
                 right = (left if j == i else unpack(j)).T
-                common = torch._int_mm(left, right).float() if small else left @ right
+                common = torch._int_mm(left, right).float() if small  # type: ignore[attr-defined]
+                      else left @ right
                 union = (size[i : i + block, None] + size[None, j : j + block]).sub_(common)
                 similarity = common.div_(union)
                 if not union.all():  # two empty fingerprints: 0/0 counts as 1

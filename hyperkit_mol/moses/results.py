@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class MosesReport:
         """Write the report as JSON (atomically) and return its path."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        _cache.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        _cache.write_atomically(path, _writer(text))
         return path
 
     @classmethod
@@ -108,14 +109,16 @@ class MosesReport:
 
         path = Path(path)
         text = render(self)
-        _cache.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        _cache.write_atomically(path, _writer(text))
         return path
 
     def table(self) -> Table:
         """The metrics beside the floor, as a Rich table."""
         from rich.table import Table
 
-        table = Table(title=f"MOSES metrics of {self.counts['valid']:,} valid molecules of {self.counts['total']:,}")
+        table = Table(
+            title=f"MOSES metrics of {self.counts['valid']:,} valid molecules of {self.counts['total']:,}"
+        )
         table.add_column("metric")
         table.add_column("value", justify="right")
         if self.floor:
@@ -128,6 +131,13 @@ class MosesReport:
         if self.floor:
             table.caption = FLOOR_WARNING
         return table
+
+
+def _writer(text: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    return write
 
 
 FLOOR_WARNING = (
