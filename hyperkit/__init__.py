@@ -2,6 +2,15 @@
 
 from hyperkit._checks import check
 from hyperkit._version import __version__
-from hyperkit.manifolds import Lorentz
+from hyperkit.manifolds import Klein, Lorentz, PoincareBall, Product, ProperVelocity, UpperHalfSpace
 
-__all__ = ["Lorentz", "__version__", "check"]
+__all__ = [
+    "Klein",
+    "Lorentz",
+    "PoincareBall",
+    "Product",
+    "ProperVelocity",
+    "UpperHalfSpace",
+    "__version__",
+    "check",
+]

@@ -224,8 +224,8 @@ class LorentzAttention(LorentzLayer):
         mean = _attend(q * (factor * sign), k, v, mask, bias, causal, dropout, self.double_backward)
         total: Tensor | float = 1.0
         if dropout:
-            # The weights left add up to an unknown, maybe tiny number. The result does not depend on the scale
-            # of the mean, so it is made about 1 first; where nothing is left the mean is 0: the origin.
+            # The weights left add up to an unknown, maybe tiny number. The result does not depend on the
+            # scale of the mean, so it is made about 1 first; where nothing is left the mean is 0: the origin.
             size = mean[..., :1].detach()
             kept = size > 1e-30
             mean = mean / torch.where(kept, size, torch.ones_like(size)) * kept

@@ -49,7 +49,7 @@ class LorentzMLR(LorentzLayer):
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
 
     def _points(self) -> Tensor:
-        points = self.centroids.as_subclass(torch.Tensor)
+        points = self.centroids
         # A learnable curvature moves the times of points that are stored.
         return ops.projx(points, self.c) if self.manifold.learnable else points
 

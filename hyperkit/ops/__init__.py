@@ -1,5 +1,5 @@
 """Pure functions on tensors, one module a model of hyperbolic space."""
 
-from hyperkit.ops import lorentz
+from hyperkit.ops import convert, lorentz, poincare
 
-__all__ = ["lorentz"]
+__all__ = ["convert", "lorentz", "poincare"]

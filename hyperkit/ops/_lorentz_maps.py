@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
 from hyperkit.ops._lorentz_metric import _radial, _time, from_space, haversine
+from hyperkit.ops._poincare_core import rotate
 from hyperkit.ops._scalar import asinhc, cosh, dot, sinhc, sq
 
 
@@ -147,9 +148,7 @@ def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
 
     The usual ``v + <y, v>/(1/c - <x, y>) (x + y)`` subtracts vectors of size cosh(r). Here the vector goes to
     the origin, is turned by the holonomy of the triangle (origin, x, y), and goes out to `y`. The turn is a
-    rotation in the plane of the Poincaré points ``p`` of x and ``q`` of y: with ``M = c (p q^T - q p^T) /
-    (1 - c p.q)`` it is the Cayley transform ``I + 2/(1 + tau^2) (M + M^2)``, ``tau = |M|`` the tangent of
-    half its angle (Ungar's gyration of q and -p).
+    rotation in the plane of the Poincaré points of x and y (:func:`hyperkit.ops.poincare.rotate`).
 
     Parameters
     ----------
@@ -168,18 +167,9 @@ def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     w = ys - xs
     dt = dot(w, ys + xs) / (tx + ty)
     delta = w / gy - (root * dt / (gx * gy)) * xs  # q - p
-    p2, d2, pd = sq(p), sq(delta), dot(p, delta)
     # 1 - c p.q as a sum of positive terms; 1 - c |p|^2 = 2/gx.
-    den = 1.0 / gx + 1.0 / gy + 0.5 * c * d2
-    f = c / den
-    tau2 = torch.clamp(p2 * d2 - pd * pd, min=0.0) * f * f  # Cauchy-Schwarz
-
-    def turn(u: Tensor) -> Tensor:
-        return f * (dot(delta, u) * p - dot(p, u) * delta)
-
-    at_origin = _to_origin(xs, vs, c)
-    once = turn(at_origin)
-    turned = at_origin + (2.0 / (1.0 + tau2)) * (once + turn(once))
+    den = 1.0 / gx + 1.0 / gy + 0.5 * c * sq(delta)
+    turned = rotate(p, delta, _to_origin(xs, vs, c), den, c)
     return _from_origin(ys, turned, c)
 
 

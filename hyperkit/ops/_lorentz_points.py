@@ -10,6 +10,7 @@ from torch import Tensor
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
 from hyperkit.ops import _rows
 from hyperkit.ops._lorentz_metric import _time, from_space
+from hyperkit.ops._poincare_core import ball_points, gap, projx
 from hyperkit.ops._scalar import sq
 
 
@@ -153,23 +154,11 @@ def to_poincare(x: Tensor, c: Curvature = 1.0) -> Tensor:
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
     xs = x[..., 1:]
-    return xs / (1.0 + c**0.5 * _time(sq(xs), c))
+    return projx(xs / (1.0 + c**0.5 * _time(sq(xs), c)), c)
 
 
 def from_poincare(p: Tensor, c: Curvature = 1.0) -> Tensor:
-    """Point of the hyperboloid for a point of the Poincaré ball: space ``2 p/(1 - c |p|^2)``.
-
-    The denominator is ``(1 - sqrt(c) |p|)(1 + sqrt(c) |p|)``: near the edge the square would lose the digits
-    that say how far out the point is.
-    """
+    """Point of the hyperboloid for a point ``(*, d)`` of the Poincaré ball: space ``2 p/(1 - c |p|^2)``."""
     c = curvature(c)
-    (p,) = floats(p=p)
-    return from_space((2.0 / _one_minus(p, c)) * p, c)
-
-
-def _one_minus(p: Tensor, c: Curvature) -> Tensor:
-    """``1 - c |p|^2``, factored where the square is near 1, plain (analytic) near the origin."""
-    q = c * sq(p)
-    outer = q > 0.25
-    n = torch.sqrt(torch.where(outer, q, torch.ones_like(q)))
-    return torch.where(outer, (1.0 - n) * (1.0 + n), 1.0 - q)
+    (p,) = ball_points(c, p=p)
+    return from_space((2.0 / gap(p, c)) * p, c)

@@ -47,19 +47,28 @@ from hyperkit.ops._lorentz_points import (
     normalize,
     to_poincare,
 )
+from hyperkit.ops._planes import lorentz_busemann as busemann
+from hyperkit.ops._planes import lorentz_dist_to_horosphere as dist_to_horosphere
+from hyperkit.ops._planes import lorentz_dist_to_hyperplane as dist_to_hyperplane
+from hyperkit.ops._planes import lorentz_frechet_mean as frechet_mean
+from hyperkit.ops._planes import lorentz_reflection as reflection
 
 __all__ = [
     "boost",
     "boost_matrix",
+    "busemann",
     "cdist",
     "centroid",
     "direct_concat",
     "direct_split",
     "dist",
     "dist0",
+    "dist_to_horosphere",
+    "dist_to_hyperplane",
     "egrad2rgrad",
     "expmap",
     "expmap0",
+    "frechet_mean",
     "from_poincare",
     "from_space",
     "geodesic",
@@ -75,6 +84,7 @@ __all__ = [
     "pairwise_sqdist",
     "proju",
     "projx",
+    "reflection",
     "rgrad_norm",
     "sqdist",
     "tangent_inner",
