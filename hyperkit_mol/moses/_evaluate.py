@@ -185,8 +185,9 @@ def evaluate(
     counts.update({f"reference {ref.name}": ref.size for ref in references})
     if features.n_valid and features.n_valid != 30000 and moses:
         notes.append(
-            f"MOSES's published figures are for 30,000 generated molecules; these are for "
-            f"{features.n_total:,} ({features.n_valid:,} valid). FCD and Scaf of sets of different sizes must not be compared."
+            "MOSES's published figures are for 30,000 generated molecules; these are for "
+            f"{features.n_total:,} ({features.n_valid:,} valid). FCD and Scaf of "
+            "sets of different sizes must not be compared."
         )
     return MosesReport(
         metrics=values,

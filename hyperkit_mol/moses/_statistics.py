@@ -65,7 +65,7 @@ def internal_diversity(
     size = torch.from_numpy(popcounts(packed).astype(np.float32))
     # The intersection of bit vectors is exact in every type: int8 where the processor multiplies it fast.
     small = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_vnni_supported()
-    kind = torch.int8 if small else torch.float32
+    kind, multiply = (torch.int8, torch._int_mm) if small else (torch.float32, torch.mm)  # type: ignore[attr-defined]
 
     def unpack(at: int) -> torch.Tensor:
         return torch.from_numpy(np.unpackbits(packed[at : at + block], axis=1)).to(kind)
@@ -78,8 +78,7 @@ def internal_diversity(
             left = unpack(i)
             for j in range(i, n, block):
                 right = (left if j == i else unpack(j)).T
-                common = torch._int_mm(left, right).float() if small  # type: ignore[attr-defined]
-                      else left @ right
+                common = multiply(left, right).float()
                 union = (size[i : i + block, None] + size[None, j : j + block]).sub_(common)
                 similarity = common.div_(union)
                 if not union.all():  # two empty fingerprints: 0/0 counts as 1

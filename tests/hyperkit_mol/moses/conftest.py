@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def small_report():
     """A report of 250 training molecules, a bad one among them, shared by the tests that only look."""
-    from molecules import drawn
+    from moses_molecules import drawn
 
     from hyperkit_mol.moses import evaluate
 

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from molecules import drawn
+from moses_molecules import drawn
 
 from hyperkit_mol.moses import evaluate
 from hyperkit_mol.moses.report import evaluate_file, read_smiles

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from molecules import bad_set, drawn
+from moses_molecules import bad_set, drawn
 from original import all_metrics, load
 
 from hyperkit_mol.moses import evaluate

@@ -42,7 +42,7 @@ def test_json_round_trip(small_report, tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", content["data_hashes"]["test.csv.gz"])
     assert MosesReport.from_json(path) == small_report
     path.write_text(json.dumps(content | {"schema": "hyperkit.moses/99"}))
-    with pytest.raises(ValueError, match="expected a report of schema 'hyperkit.moses/1'"):
+    with pytest.raises(ValueError, match=r"expected a report of schema .*got 'hyperkit\.moses/99'"):
         MosesReport.from_json(path)
 
 
