@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -48,7 +49,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
-            torch.save(checkpoint, temporary)
+            # Into memory first: torch's own writer hides "no space left" behind an internal error.
+            buffer = io.BytesIO()
+            torch.save(checkpoint, buffer)
+            temporary.write_bytes(buffer.getbuffer())
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -114,7 +118,7 @@ class TrainingProgress(L.Callback):
                 left = min(left, max(0.0, self.max_seconds - (now - self._begin)))
             step = f"step {pl_module.step + 1:,}/{pl_module.steps:,}"
             line = f"{self.title}: {step}, {note}, about {left / 60:.1f} min left"
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     @staticmethod
     def _losses(trainer: L.Trainer) -> str:

@@ -49,6 +49,13 @@ class _SteppedModule(L.LightningModule):
         """Seed torch for the step that is about to run."""
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.global_rank)
 
+    def on_train_start(self) -> None:
+        # Adam turns the step counts of a loaded state into float32 tensors, and geoopt's bias correction then
+        # rounds differently from a run that was never stopped.
+        for optimizer in self.trainer.optimizers:
+            for state in optimizer.state.values():
+                state["step"] = int(state["step"])
+
     def on_train_batch_end(self, *_: Any) -> None:
         self.step += 1
 
@@ -163,7 +170,7 @@ class AutoencoderTraining(_SteppedModule):
         if self.model.variational:
             values["kl"] = found.kl.detach().mean()
         named = {f"{stage}/{k}": v for k, v in values.items()}
-        self.log_dict(named, batch_size=count, sync_dist=stage == "val")
+        self.log_dict(named | {"step": float(self.step)}, batch_size=count, sync_dist=stage == "val")
 
 
 class GANTraining(_SteppedModule):
@@ -224,5 +231,6 @@ class GANTraining(_SteppedModule):
                 "gan/wasserstein": gap.detach(),
                 "gan/penalty": penalty.detach(),
                 "gan/generator": loss.detach(),
+                "step": float(self.step),
             }
         )

@@ -17,7 +17,7 @@ import numpy as np
 import platformdirs
 import torch
 import yaml
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +32,7 @@ from hyperkit_mol.generator.callbacks import (
 )
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
+from hyperkit_mol.generator.logs import ContinuedCSVLogger
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.stream import batches_of, split
 
@@ -96,9 +97,11 @@ def load_data(
         bar.update(task, completed=len(smiles))
     seconds = time.monotonic() - begin
     motifs = f"vocabulary of {len(found.vocabulary):,} motifs"
-    console.print(f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}", highlight=False)
+    console.print(
+        f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}", highlight=False, soft_wrap=True
+    )
     for line in found.report.lines():
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     return found
 
 
@@ -151,6 +154,7 @@ def train(
         f"{len(train_index):,} molecules to train on, {len(held_index):,} to validate on; "
         f"{count:,} parameters, {config.model.geometry} geometry",
         highlight=False,
+        soft_wrap=True,
     )
 
     def left() -> float | None:
@@ -248,6 +252,7 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",
         ".*litlogger.*",
+        ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", text)
 
@@ -276,6 +281,7 @@ def _fit(
     folder = output / name
     last = folder / "last.ckpt"
     titles = {"autoencoder": "Training the autoencoder", "gan": "Training the latent GAN"}
+    begun = 0
     if last.exists():
         try:
             found = torch.load(last, map_location="cpu", weights_only=True)
@@ -290,6 +296,7 @@ def _fit(
             console.print(f"{titles[name]}: already done ({step:,} steps)")
             return {}
         console.print(f"{titles[name]}: going on from step {step:,}")
+        begun = step
     progress = TrainingProgress(console, titles[name], per_step, limit)
     callbacks: list[L.Callback] = [progress, BlockCheckpoint(last)]
     clock = None
@@ -301,7 +308,10 @@ def _fit(
         strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
         max_epochs=module.blocks,
         callbacks=callbacks,
-        logger=[CSVLogger(output, name=name, version=""), TensorBoardLogger(output, name=name, version="")],
+        logger=[
+            ContinuedCSVLogger(folder / "metrics.csv", begun),
+            TensorBoardLogger(output, name=name, version=""),
+        ],
         log_every_n_steps=10,
         check_val_every_n_epoch=validate_every,
         reload_dataloaders_every_n_epochs=1,

@@ -1,7 +1,7 @@
 """One pass over the molecules: each is parsed once and everything that RDKit computes is taken from it.
 
-This file runs inside worker processes that load it by its path, so it imports nothing of hyperkit (and
-with it no torch): a worker starts in the time that RDKit takes to import.
+This file runs inside worker processes (`_worker`), so it imports nothing that imports torch: a worker starts
+in the time that RDKit takes to import.
 
 What is computed follows MOSES (arXiv:1811.12823) and, where the paper is silent, what molsets 0.3.1
 computes: every feature is taken from the molecule parsed from its *canonical* SMILES.
@@ -17,10 +17,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from rdkit import Chem, DataStructs, RDLogger
+from rdkit import Chem, RDLogger
 from rdkit.Chem import QED, rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.rdmolops import FragmentOnBRICSBonds
 from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from hyperkit_mol.moses._smarts import Look, PatternScreen
 
 FINGERPRINT_BITS = 1024
 PROPERTIES = ("logP", "SA", "QED", "weight")
@@ -69,76 +71,6 @@ def canonical(smiles: str | None) -> tuple[str | None, Chem.Mol | None]:
     return text, mol
 
 
-class SmartsSet:
-    """Substructure patterns behind a cheap screen that never hides a match.
-
-    A pattern is tried only on molecules that own (a) at least as many atoms of each element as the
-    pattern names outright and (b) every bit of its heavy-atom pattern fingerprint. Both are necessary
-    for a match: an atom that says "element 7" (alone or and-ed with more) matches only nitrogen, and
-    RDKit's pattern fingerprint looks only at features that a query fixes.
-
-    Parameters
-    ----------
-    smarts : sequence of str or Mol
-        The patterns. Their explicit hydrogens take no part in the screen, so that one fingerprint of the
-        molecule without hydrogens serves.
-    """
-
-    def __init__(self, smarts: Sequence[str | Chem.Mol]) -> None:
-        self.patterns: list[Chem.Mol] = []
-        counts, bits = [], []
-        for entry in smarts:
-            query = Chem.MolFromSmarts(entry) if isinstance(entry, str) else entry
-            if query is None:
-                raise ValueError(f"not a SMARTS pattern: {entry}")
-            self.patterns.append(query)
-            counts.append(_named_elements(query))
-            bits.append(pattern_bits(_without_hydrogens(query)))
-        self._elements = sorted({element for count in counts for element in count})
-        self._counts = np.array([[count[element] for element in self._elements] for count in counts])
-        self._bits = np.array(bits)
-
-    def candidates(self, elements: Counter[int], bits: np.ndarray) -> np.ndarray:
-        """Indices of the patterns that can match a molecule of these elements and pattern bits."""
-        owned = np.array([elements[element] for element in self._elements])
-        possible = np.flatnonzero((self._counts <= owned).all(axis=1))
-        missing = (self._bits[possible] & ~bits).any(axis=1)
-        return possible[~missing]
-
-
-def pattern_bits(mol: Chem.Mol) -> np.ndarray:
-    """RDKit's pattern fingerprint (2,048 bits) as 32 words."""
-    return np.frombuffer(DataStructs.BitVectToBinaryText(Chem.PatternFingerprint(mol)), dtype=np.uint64)
-
-
-def _named_elements(query: Chem.Mol) -> Counter[int]:
-    """How many heavy atoms of each element every match of the query must have."""
-    elements: Counter[int] = Counter()
-    for atom in query.GetAtoms():
-        # Only the root of the query tree, or a direct child of an 'and' at the root, binds the atom.
-        root, *rest = atom.DescribeQuery().rstrip().split("\n")
-        lines = [root]
-        if root.strip() == "AtomAnd":
-            lines = [line for line in rest if line.startswith("  ") and not line.startswith("   ")]
-        for line in lines:
-            words = line.split()
-            if len(words) == 4 and words[0] in ("AtomAtomicNum", "AtomType") and words[2:] == ["=", "val"]:
-                number = int(words[1]) % 1000  # AtomType is the atomic number plus 1000 if aromatic
-                if number > 1:
-                    elements[number] += 1
-                break
-    return elements
-
-
-def _without_hydrogens(query: Chem.Mol) -> Chem.Mol:
-    """The query without atoms that can be nothing but hydrogen."""
-    editable = Chem.RWMol(query)
-    for atom in reversed(list(query.GetAtoms())):
-        if atom.DescribeQuery().strip() in ("AtomAtomicNum 1 = val", "AtomType 1 = val"):
-            editable.RemoveAtom(atom.GetIdx())
-    return editable.GetMol()
-
-
 class Pass:
     """The chemistry pass with its tables loaded.
 
@@ -160,12 +92,12 @@ class Pass:
         self.features = frozenset(features)
 
     @cached_property
-    def filters(self) -> SmartsSet:
-        return SmartsSet(self._filters)
+    def filters(self) -> PatternScreen:
+        return PatternScreen(self._filters, explicit_hydrogens=True)
 
     @cached_property
-    def alerts(self) -> SmartsSet:
-        return SmartsSet(QED.StructuralAlerts)
+    def alerts(self) -> PatternScreen:
+        return PatternScreen(QED.StructuralAlerts, explicit_hydrogens=False)
 
     @cached_property
     def fragment_scores(self) -> tuple[np.ndarray, np.ndarray]:
@@ -236,11 +168,11 @@ class Pass:
         mol = molecule.mol
         if any(len(ring) >= 8 for ring in mol.GetRingInfo().AtomRings()):
             return False
-        if molecule.charged or not _ALLOWED_ATOMS.issuperset(molecule.elements):
+        if molecule.look.charged or not _ALLOWED_ATOMS.issuperset(molecule.look.elements):
             return False
         filters = self.filters
-        for index in filters.candidates(molecule.elements, molecule.pattern_bits):
-            if molecule.with_hydrogens.HasSubstructMatch(filters.patterns[int(index)]):
+        for index in filters.candidates(mol, molecule.look):
+            if molecule.with_hydrogens.HasSubstructMatch(filters.patterns[index]):
                 return False
         # The original also requires that the SMILES without stereochemistry parses.
         flat = Chem.MolToSmiles(mol, isomericSmiles=False) if molecule.isomeric else molecule.smiles
@@ -255,12 +187,12 @@ class Pass:
     def _qed(self, molecule: _Molecule) -> float:
         """RDKit's QED from shared parts, with its alerts behind the screen."""
         mol = molecule.mol
-        if molecule.elements[1]:  # explicit hydrogens (isotopes, H2) take RDKit's own, slower way
+        if molecule.look.elements[1]:  # explicit hydrogens (isotopes, H2) take RDKit's own, slower way
             return QED.qed(mol)
         alerts = self.alerts
         found = sum(
             mol.HasSubstructMatch(alerts.patterns[index])
-            for index in alerts.candidates(molecule.elements, molecule.pattern_bits)
+            for index in alerts.candidates(mol, molecule.look)
         )
         aromatic = Chem.DeleteSubstructs(Chem.Mol(mol), QED.AliphaticRings)
         return QED.qed(
@@ -335,21 +267,13 @@ class _Molecule:
         return Chem.AddHs(self.mol)
 
     @cached_property
-    def pattern_bits(self) -> np.ndarray:
-        return pattern_bits(self.mol)
-
-    @cached_property
     def logp(self) -> float:
-        return rdMolDescriptors.CalcCrippenDescriptors(self.mol)[0]
+        # What RDKit would add for itself, the filters need too.
+        return rdMolDescriptors.CalcCrippenDescriptors(self.with_hydrogens, includeHs=False)[0]
 
     @cached_property
-    def elements(self) -> Counter[int]:
-        return Counter([atom.GetAtomicNum() for atom in self.mol.GetAtoms()])
-
-    @property
-    def charged(self) -> bool:
-        # A charge can only be written inside a bracket.
-        return "[" in self.smiles and any(atom.GetFormalCharge() != 0 for atom in self.mol.GetAtoms())
+    def look(self) -> Look:
+        return Look(self.mol)
 
     @property
     def isomeric(self) -> bool:

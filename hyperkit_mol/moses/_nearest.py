@@ -6,7 +6,7 @@ word, which costs a tenth of the work of a dense product or of a popcount a pair
 their number of set bits; inside a group of equal numbers the largest intersection is the largest Tanimoto
 coefficient, and the largest intersection is read off the adder's planes from the top.
 
-Runs inside worker processes that load this file by its path: nothing of hyperkit is imported here.
+Runs inside worker processes: numpy only.
 `nearest_similarity` is the one function for a compiled kernel to replace.
 """
 

@@ -7,13 +7,14 @@ forks a process that already runs torch's threads.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import pickle
 import signal
 import struct
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -41,17 +42,18 @@ def receive(stream: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
-def load_sibling(name: str) -> ModuleType:
-    """Load a module of this folder by its path, without its package."""
-    spec = importlib.util.spec_from_file_location(
-        f"hyperkit_worker{name}", Path(__file__).with_name(f"{name}.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def load_job(module: str, factory: str) -> Callable[..., Any]:
+    """A factory of a module of this folder."""
+    return getattr(importlib.import_module(f"hyperkit_mol.moses.{module}"), factory)
+
+
+def _without_packages() -> None:
+    """Let ``hyperkit_mol.moses.*`` be imported without running the packages' own imports, torch among them."""
+    folder = Path(__file__).parent
+    for name, path in (("hyperkit_mol", folder.parent), ("hyperkit_mol.moses", folder)):
+        package = ModuleType(name)
+        package.__path__ = [str(path)]
+        sys.modules[name] = package
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         module, factory, arguments = receive(source)
-        job = getattr(load_sibling(module), factory)(*arguments)
+        job = load_job(module, factory)(*arguments)
         while True:
             payload = receive(source)
             try:
@@ -76,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    _without_packages()
     main()

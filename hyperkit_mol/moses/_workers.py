@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Any
 
-from hyperkit_mol.moses._worker import load_sibling, receive, send
+from hyperkit_mol.moses._worker import load_job, receive, send
 
 
 class WorkerDiedError(RuntimeError):
@@ -85,7 +85,7 @@ class Pool:
     n_jobs : int
         Processes; with 1 everything runs here.
     module, factory, arguments
-        What each process builds once. The module lies in this folder and imports nothing of hyperkit.
+        What each process builds once. The module lies in this folder and does not import torch.
     """
 
     def __init__(self, n_jobs: int, module: str, factory: str, arguments: tuple[Any, ...]) -> None:
@@ -97,7 +97,7 @@ class Pool:
         self._local: Callable[..., Any] | None = None
         self._n_jobs = n_jobs
         if n_jobs == 1:
-            self._local = getattr(load_sibling(module), factory)(*arguments)
+            self._local = load_job(module, factory)(*arguments)
         else:
             for _ in range(n_jobs):
                 self._free.put(self._start())
