@@ -96,8 +96,8 @@ def _radial(xs: Tensor, vs: Tensor, c: Curvature) -> tuple[Tensor, Tensor, Tenso
     far = c * q > 1.0
     k = torch.where(far, along / torch.where(far, q, torch.ones_like(q)), torch.zeros_like(q))
     perp = vs - k * xs
-    near_part = -along * along / t2
-    far_part = k * along / (c * t2)
+    near_part = -((along * torch.rsqrt(t2)) ** 2)
+    far_part = k * (along / (c * t2))
     n2 = sq(perp) + torch.where(far, far_part, near_part)
     return perp, k, n2, q, torch.sqrt(t2)
 
@@ -143,7 +143,7 @@ def tangent_inner(x: Tensor, u: Tensor, v: Tensor, c: Curvature = 1.0, *, keepdi
     along_u, along_v = dot(xs, us), dot(xs, vs)
     k = torch.where(far, along_u / torch.where(far, q, torch.ones_like(q)), torch.zeros_like(q))
     rest = dot(us - k * xs, vs)  # equals the product of both orthogonal parts
-    out = rest + torch.where(far, k * along_v / (c * t2), -along_u * along_v / t2)
+    out = rest + torch.where(far, k * (along_v / (c * t2)), -along_u * (along_v / t2))
     return out if keepdim else out.squeeze(-1)
 
 
@@ -224,12 +224,10 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     x_near = qx < qy
     qn = torch.where(close, torch.where(x_near, qx, qy), one)
     qf = torch.where(close, torch.where(x_near, qy, qx), one)
-    # w.x_s = (w2 + wp)/2 and w.y_s = (wp - w2)/2: the component along the nearer of the two points.
-    k = 0.5 * (wp + torch.where(x_near, w2, -w2)) / qn
-    zero = torch.zeros_like(k)
-    along_x = torch.where(close & x_near, k, zero)
-    along_y = torch.where(close & ~x_near, k, zero)
-    perp = w - along_x * xs - along_y * ys
+    near = torch.where(x_near, xs, ys)
+    zero = torch.zeros_like(tt)
+    k = torch.where(close, dot(w, near) / qn, zero)
+    perp = w - k * near
     ratio = torch.sqrt(qn / qf)
     lateral = (
         2.0 * ratio * sq(perp) / (1.0 + torch.where(close, along, zero) / torch.sqrt(qn) / torch.sqrt(qf))

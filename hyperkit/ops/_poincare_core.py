@@ -7,6 +7,8 @@ a rounding error of the sum would be a tenth of it. float32 has points up to rad
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,36 @@ def ball_points(c: Curvature, **tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def gap(x: Tensor, c: Curvature) -> Tensor:
-    """``1 - c |x|^2``, shape ``(*, 1)``."""
+    """``1 - c |x|^2``, shape ``(*, 1)``, to the last place of x's dtype however small it is.
+
+    In float64 nothing wider exists, so each coordinate is cut in a part of 26 bits, whose squares add up
+    without rounding, and a rest of size 2^-26, whose rounding is 2^-79. The product with the curvature is
+    taken with its rounding error (Dekker).
+    """
     if x.dtype == torch.float32:
         return (1.0 - c * x.double().square().sum(-1, keepdim=True)).to(x.dtype)
-    return 1.0 - c * sq(x)
+    with torch.no_grad():
+        # A power of two, at least 2^-26/sqrt(c): then the sum of squares is below 2^53 of its square.
+        if isinstance(c, Tensor):
+            unit: Tensor | float = torch.exp2(-26.0 + torch.ceil(-0.5 * torch.log2(c.double())))
+        else:
+            unit = 2.0 ** (-26 + math.ceil(-0.5 * math.log2(c)))
+        coarse = torch.round(x / unit) * unit
+        square = sq(coarse)
+        error = _product_error(c, square)
+    rest = ((x - coarse) * (x + coarse)).sum(-1, keepdim=True)
+    return (1.0 - c * square) - error - c * rest
+
+
+def _product_error(a: Curvature, b: Tensor) -> Tensor:
+    """``a b`` minus its float64 rounding, exactly."""
+    a1 = a * 134217729.0  # 2^27 + 1, Veltkamp's split in halves
+    a1 = a1 - (a1 - a)
+    a2 = a - a1
+    b1 = b * 134217729.0
+    b1 = b1 - (b1 - b)
+    b2 = b - b1
+    return ((a1 * b1 - a * b) + a1 * b2 + a2 * b1) + a2 * b2
 
 
 def max_norm(dtype: torch.dtype) -> float:
