@@ -188,10 +188,12 @@ def evaluate(
 
 def _evaluate(file: Path, folder: Path, jobs: int | None) -> None:
     from hyperkit_mol.chem.prepare import cpu_count
-    from hyperkit_mol.moses.report import evaluate_file
+    from hyperkit_mol.moses.report import evaluate_file, rich_progress
 
-    page = evaluate_file(file, folder, n_jobs=jobs or cpu_count())
-    console.print(page.table())
+    with rich_progress(console) as progress:
+        found = evaluate_file(file, folder, n_jobs=jobs or cpu_count(), progress=progress)
+    console.print(found.report.table())
+    console.print(f"Report: {found.html.resolve()}", soft_wrap=True)
 
 
 @app.command()

@@ -64,10 +64,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BlockCheckpoint(L.Callback):
-    """Saves ``last.ckpt`` after every block of steps and when training ends in good order.
+    """Saves ``last.ckpt`` after every block of steps.
 
-    Not on an exception: an interrupt may strike in the middle of an optimiser's step, and half a step must
-    not replace a whole checkpoint.
+    Not in the middle of a block, where a time limit may end it: Lightning resumes between epochs to the same
+    bits, and within one it does not. Not on an exception either: an interrupt may strike in the middle of an
+    optimiser's step, and half a step must not replace a whole checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +76,8 @@ class BlockCheckpoint(L.Callback):
         self._saved = -1
 
     def _save(self, trainer: L.Trainer, module: Any) -> None:
-        if module.step != self._saved:
+        whole = module.step % module.block == 0 or module.step == module.steps
+        if whole and module.step != self._saved:
             trainer.save_checkpoint(self.path)
             self._saved = module.step
 

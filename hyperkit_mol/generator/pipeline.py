@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
 import time
 import uuid
 import warnings
@@ -185,9 +186,11 @@ def train(
 
     if config.prior != "vae":
         index = train_index if config.prior != "gan" else train_index[: config.gan.latents]
-        latents = _latents(
+        latents, fresh = _latents(
             model.autoencoder, data, index, output / "latents.safetensors", stage.step, console
         )
+        if fresh:  # a GAN of an earlier state of the autoencoder is of no use
+            shutil.rmtree(output / "gan", ignore_errors=True)
         if model.normal is not None:
             space = model.autoencoder.latents
             model.normal.fit(torch.cat([space.log0(latents.tree), space.log0(latents.graph)], -1))
@@ -335,8 +338,8 @@ def _fit(
 
 def _latents(
     model: Autoencoder, data: TreeDataset, index: Any, path: Path, step: int, console: Console
-) -> Latent:
-    """Latents of `index`, computed once and kept beside the run."""
+) -> tuple[Latent, bool]:
+    """Latents of `index`, computed once and kept beside the run; and whether they were computed now."""
     mark = {"step": str(step), "count": str(len(index))}
     if path.exists():
         from safetensors import safe_open
@@ -344,7 +347,7 @@ def _latents(
         with safe_open(str(path), "pt") as stream:
             if stream.metadata() == mark:
                 kept = load_file(str(path))
-                return Latent(kept["tree"], kept["graph"])
+                return Latent(kept["tree"], kept["graph"]), False
     out: list[torch.Tensor | None] = [None, None]
     with torch.no_grad(), progress_bar(console) as bar:
         task = bar.add_task("Encoding", total=len(index), note="")
@@ -364,4 +367,4 @@ def _latents(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Latent(tree, graph)
+    return Latent(tree, graph), True
