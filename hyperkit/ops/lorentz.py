@@ -10,6 +10,7 @@ second derivatives, and takes the curvature as a number or a (learnable) tensor.
 from hyperkit.ops._lorentz_maps import (
     boost,
     boost_matrix,
+    carry,
     expmap,
     expmap0,
     geodesic,
@@ -57,6 +58,7 @@ __all__ = [
     "boost",
     "boost_matrix",
     "busemann",
+    "carry",
     "cdist",
     "centroid",
     "direct_concat",
