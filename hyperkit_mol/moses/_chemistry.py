@@ -191,8 +191,7 @@ class Pass:
             return QED.qed(mol)
         alerts = self.alerts
         found = sum(
-            mol.HasSubstructMatch(alerts.patterns[index])
-            for index in alerts.candidates(mol, molecule.look)
+            mol.HasSubstructMatch(alerts.patterns[index]) for index in alerts.candidates(mol, molecule.look)
         )
         aromatic = Chem.DeleteSubstructs(Chem.Mol(mol), QED.AliphaticRings)
         return QED.qed(

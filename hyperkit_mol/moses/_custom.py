@@ -12,14 +12,14 @@ from hyperkit_mol.moses._features import chemistry_pass, chemnet_moments
 from hyperkit_mol.moses._nearest import bit_columns
 from hyperkit_mol.moses._reference import Reference, custom_reference
 from hyperkit_mol.moses._smiles_file import read_smiles
-from hyperkit_mol.moses._workers import Pool
+from hyperkit_mol.moses._workers import Job, Pool
 
 Progress = Callable[[str, int, int], None]
 _CHUNK = 2000
 
 
 def reference_from_file(
-    path: Path, *, n_jobs: int, batch_size: int, device: str, progress: Progress | None = None
+    path: Path, *, pool: Pool, batch_size: int, device: str, progress: Progress | None = None
 ) -> Reference:
     """Statistics of the molecules of a file, from the cache where the same molecules were seen before.
 
@@ -38,11 +38,15 @@ def reference_from_file(
 
     def compute(molecules: Sequence[str]) -> Reference:
         needed = {*PROPERTIES, "fingerprint", "fragments", "scaffold"}
-        found = chemistry_pass(molecules, needed, n_jobs=n_jobs, progress=tick("reference"))
+        found = chemistry_pass(molecules, needed, pool=pool, progress=tick("reference"))
         if found.n_valid < 2:
             raise ValueError(f"reference {path}: needs at least 2 valid molecules, has {found.n_valid}")
         mean, covariance = chemnet_moments(
-            found, device=device, n_jobs=n_jobs, batch_size=batch_size, progress=tick("reference ChemNet")
+            found,
+            device=device,
+            n_jobs=pool.n_jobs,
+            batch_size=batch_size,
+            progress=tick("reference ChemNet"),
         )
         assert found.fingerprints is not None
         columns = bit_columns(np.unique(found.fingerprints, axis=0))
@@ -66,7 +70,7 @@ def reference_from_file(
 def canonical_strings(
     train: str | Path | Sequence[str],
     *,
-    n_jobs: int,
+    pool: Pool,
     progress: Callable[[int, int], None] | None = None,
 ) -> set[str]:
     """Canonical SMILES of training molecules given as a file or a list; invalid ones are left out."""
@@ -82,6 +86,5 @@ def canonical_strings(
         if progress is not None:
             progress(finished, len(distinct))
 
-    with Pool(max(1, min(n_jobs, len(chunks))), "_chemistry", "Canonical", ()) as pool:
-        parts = pool.map(chunks, done=tick)
+    parts = pool.map(Job("_chemistry", "Canonical"), chunks, done=tick)
     return {form for part in parts for form in part if form is not None}

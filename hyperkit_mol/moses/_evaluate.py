@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 import random
 import time
@@ -10,16 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rdkit import rdBase
 
-from hyperkit_mol.moses import _compat, _reference, data
+from hyperkit_mol.moses import _cache, _compat, _guacamol, _reference, data
 from hyperkit_mol.moses._chemistry import PROPERTIES
 from hyperkit_mol.moses._chemnet import frechet_distance
 from hyperkit_mol.moses._features import Features, chemistry_pass, chemnet_moments, nearest
 from hyperkit_mol.moses._novelty import canonical_train
 from hyperkit_mol.moses._reference import Reference
+from hyperkit_mol.moses._smiles_file import read_smiles
 from hyperkit_mol.moses._statistics import cosine_of_counts, internal_diversity
+from hyperkit_mol.moses._workers import Pool
 from hyperkit_mol.moses.floor import training_floor
 from hyperkit_mol.moses.results import Histogram, MosesReport
 
@@ -35,6 +40,7 @@ _FEATURE_OF = {
     "Filters": "filters",
     **{name: name for name in PROPERTIES},
 }
+EXTRAS = ("GuacaMol/KL", "GuacaMol/FCD")
 
 
 def metric_names(
@@ -54,14 +60,12 @@ def metric_names(
     ]
 
 
-def select_metrics(metrics: Iterable[str] | None, available: Sequence[str]) -> list[str]:
+def select_metrics(metrics: Iterable[str], available: Sequence[str]) -> list[str]:
     """The chosen metrics in MOSES's order.
 
     ``FCD`` stands for ``FCD/Test`` and ``FCD/TestSF``, ``unique`` for every ``unique@k``; case does not
     matter.
     """
-    if metrics is None:
-        return list(available)
     if isinstance(metrics, str):
         metrics = [metrics]
     chosen: set[str] = set()
@@ -107,7 +111,8 @@ def evaluate(
         Generated SMILES, in the order of generation (``unique@k`` looks at the first k valid ones). None, an
         empty string and anything that RDKit does not parse count as invalid.
     metrics : iterable of str, optional
-        Which to compute (default: all). ``FCD`` means ``FCD/Test`` and ``FCD/TestSF``.
+        Which to compute (default: all of MOSES's). ``FCD`` means ``FCD/Test`` and ``FCD/TestSF``;
+        ``GuacaMol`` adds ``GuacaMol/KL`` and ``GuacaMol/FCD``, see `_guacamol`.
     reference : "moses" or path
         Reference molecules: MOSES's test and scaffold-test set, or a file of SMILES whose statistics are
         computed once and cached. With a file there is no ``TestSF``.
@@ -142,7 +147,33 @@ def evaluate(
         If MOSES's data are not installed; the message has the command.
     """
     _check(smiles, unique_k, n_jobs, batch_size, limit)
-    run = _Run(n_jobs, batch_size, device, progress)
+    settings = {
+        "reference": str(reference),
+        "train": str(train) if train is None or isinstance(train, str | Path) else f"{len(train)} molecules",
+        "unique_k": list(unique_k),
+        "n_jobs": n_jobs,
+        "batch_size": batch_size,
+        "device": device,
+        "limit": limit,
+        "seed": seed,
+    }
+    with Pool(n_jobs) as pool:
+        run = _Run(pool, batch_size, device, progress)
+        return _evaluate(smiles, metrics, reference, train, unique_k, limit, seed, source, settings, run)
+
+
+def _evaluate(
+    smiles: Sequence[str | None],
+    metrics: Iterable[str] | None,
+    reference: str | Path,
+    train: str | Path | Sequence[str] | None,
+    unique_k: Sequence[int],
+    limit: int | None,
+    seed: int,
+    source: str,
+    settings: dict[str, Any],
+    run: _Run,
+) -> MosesReport:
     notes: list[str] = []
     given = len(smiles)
     if limit is not None and given > limit:
@@ -151,14 +182,14 @@ def evaluate(
 
     moses = str(reference) == "moses"
     names = metric_names(unique_k, scaffold_set=moses, train=moses or train is not None)
-    chosen = select_metrics(metrics, names)
+    chosen = names if metrics is None else select_metrics(metrics, [*names, *EXTRAS])
     with run.stage("reference"):
         references = _references(reference, moses, run)
     with run.stage("chemistry"):
-        needed = {
-            _FEATURE_OF[base] for base in (name.partition("/")[0] for name in chosen) if base in _FEATURE_OF
-        }
-        features = chemistry_pass(smiles, needed, n_jobs=n_jobs, progress=run.tick("chemistry"))
+        needed = {_FEATURE_OF[base] for name in chosen if (base := name.partition("/")[0]) in _FEATURE_OF}
+        if "GuacaMol/KL" in chosen:
+            needed |= {"descriptors", "fingerprint"}
+        features = chemistry_pass(smiles, needed, pool=run.pool, progress=run.tick("chemistry"))
     notes += features.notes()
 
     values: dict[str, float | None] = dict.fromkeys(chosen)
@@ -172,6 +203,7 @@ def evaluate(
         _per_molecule(features, values, undefined, references[0])
         _against_references(features, values, undefined, references, run)
         _diversity(features, values, run)
+        _guacamol_kl(features, values, undefined, reference, run)
         if "Novelty" in values:
             with run.stage("novelty"):
                 values["Novelty"] = _novelty(features, train, run)
@@ -183,7 +215,7 @@ def evaluate(
         "distinct": features.n_distinct,
     }
     counts.update({f"reference {ref.name}": ref.size for ref in references})
-    if features.n_valid and features.n_valid != 30000 and moses:
+    if features.n_valid and features.n_total != 30_000 and moses:
         notes.append(
             "MOSES's published figures are for 30,000 generated molecules; these are for "
             f"{features.n_total:,} ({features.n_valid:,} valid). FCD and Scaf of "
@@ -196,19 +228,8 @@ def evaluate(
         counts=counts,
         notes=notes,
         versions=versions(),
-        data_hashes=data.data_hashes(),
-        settings={
-            "reference": str(reference),
-            "train": None
-            if train is None
-            else (str(train) if isinstance(train, str | Path) else f"{len(train)} molecules"),
-            "unique_k": list(unique_k),
-            "n_jobs": n_jobs,
-            "batch_size": batch_size,
-            "device": device,
-            "limit": limit,
-            "seed": seed,
-        },
+        data_hashes=data.data_hashes() | _file_hashes(() if moses else (reference,), train),
+        settings=settings,
         timings=run.finish(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         histograms=_histograms(features, references[0]) if features.n_valid else {},
@@ -238,7 +259,7 @@ def _check(
 class _Run:
     """Settings, progress and the stopwatch."""
 
-    n_jobs: int
+    pool: Pool
     batch_size: int
     device: str
     progress: Progress | None
@@ -270,7 +291,7 @@ def _references(reference: str | Path, moses: bool, run: _Run) -> list[Reference
     return [
         reference_from_file(
             Path(reference),
-            n_jobs=run.n_jobs,
+            pool=run.pool,
             batch_size=run.batch_size,
             device=run.device,
             progress=run.progress,
@@ -332,29 +353,36 @@ def _against_references(
                 if values[name] is None:
                     side = "generated" if not ours else "reference"
                     undefined[name] = f"no {side} molecule has a {what}"
-    wanted = [(suffix, reference) for suffix, reference in pairs if f"FCD/{suffix}" in values]
+    wanted = [
+        (suffix, reference)
+        for suffix, reference in pairs
+        if f"FCD/{suffix}" in values or (suffix == "Test" and "GuacaMol/FCD" in values)
+    ]
     if wanted and features.n_valid < 2:
-        undefined.update({f"FCD/{suffix}": "needs at least 2 valid molecules" for suffix, _ in wanted})
+        names = [*(f"FCD/{suffix}" for suffix, _ in wanted), "GuacaMol/FCD"]
+        undefined.update({name: "needs at least 2 valid molecules" for name in names if name in values})
     elif wanted:
         with run.stage("chemnet"):
             mean, covariance = chemnet_moments(
                 features,
                 device=run.device,
-                n_jobs=run.n_jobs,
+                n_jobs=run.pool.n_jobs,
                 batch_size=run.batch_size,
                 progress=run.tick("chemnet"),
             )
             for suffix, reference in wanted:
-                values[f"FCD/{suffix}"] = frechet_distance(
-                    mean, covariance, reference.mean, reference.covariance
-                )
+                distance = frechet_distance(mean, covariance, reference.mean, reference.covariance)
+                if f"FCD/{suffix}" in values:
+                    values[f"FCD/{suffix}"] = distance
+                if suffix == "Test" and "GuacaMol/FCD" in values:
+                    values["GuacaMol/FCD"] = math.exp(-0.2 * distance)
     wanted = [(suffix, reference) for suffix, reference in pairs if f"SNN/{suffix}" in values]
     if wanted:
         with run.stage("nearest"):
             found = nearest(
                 features,
                 [reference for _, reference in wanted],
-                n_jobs=run.n_jobs,
+                pool=run.pool,
                 progress=run.tick("nearest"),
             )
             for (suffix, _), similarity in zip(wanted, found, strict=True):
@@ -366,20 +394,51 @@ def _diversity(features: Features, values: dict[str, float | None], run: _Run) -
         return
     with run.stage("diversity"):
         packed, weights = features.distinct_fingerprints()
-        found = internal_diversity(packed, weights, n_jobs=run.n_jobs, done=run.tick("diversity"))
+        found = internal_diversity(packed, weights, n_jobs=run.pool.n_jobs, done=run.tick("diversity"))
     for name, value in (("IntDiv", found.first), ("IntDiv2", found.second)):
         if name in values:
             values[name] = value
 
 
+def _guacamol_kl(
+    features: Features,
+    values: dict[str, float | None],
+    undefined: dict[str, str],
+    reference: str | Path,
+    run: _Run,
+) -> None:
+    name = "GuacaMol/KL"
+    if name not in values:
+        return
+    with run.stage("guacamol"):
+        moses = str(reference) == "moses"
+        path = data.split_path("test") if moses else Path(reference)
+        theirs = _guacamol.reference_profile(
+            f"{_cache.sha256(path)[:16]}-rdkit{rdBase.rdkitVersion}",
+            lambda: data.load_split("test") if moses else read_smiles(path),
+            pool=run.pool,
+            progress=run.tick("guacamol"),
+        )
+        values[name] = _guacamol.kl_score(theirs, _guacamol.profile(features, run.pool.n_jobs))
+    if values[name] is None:
+        undefined[name] = "needs at least 2 distinct valid molecules"
+
+
+def _file_hashes(
+    references: Sequence[str | Path], train: str | Path | Sequence[str] | None
+) -> dict[str, str]:
+    files = [Path(entry) for entry in (*references, train) if isinstance(entry, str | Path)]
+    return {str(file): _cache.sha256(file) for file in files}
+
+
 def _novelty(features: Features, train: str | Path | Sequence[str] | None, run: _Run) -> float:
     distinct = set(features.valid_canonical())
     if train is None:
-        known: Iterable[str] = canonical_train(run.n_jobs, run.tick("training set"))
+        known: Iterable[str] = canonical_train(run.pool, run.tick("training set"))
     else:
         from hyperkit_mol.moses._custom import canonical_strings
 
-        known = canonical_strings(train, n_jobs=run.n_jobs, progress=run.tick("training set"))
+        known = canonical_strings(train, pool=run.pool, progress=run.tick("training set"))
     return 1.0 - len(distinct.intersection(known)) / len(distinct)
 
 

@@ -14,7 +14,7 @@ from hyperkit_mol.moses._chemistry import PROPERTIES
 from hyperkit_mol.moses._chemnet import ChemNet
 from hyperkit_mol.moses._nearest import BitColumns, nearest_similarity
 from hyperkit_mol.moses._reference import Reference
-from hyperkit_mol.moses._workers import Pool, WorkerDiedError
+from hyperkit_mol.moses._workers import Job, Pool, WorkerDiedError
 
 _CHUNK = 200
 Tick = Callable[[int, int], None]
@@ -78,7 +78,7 @@ class Features:
 
 
 def chemistry_pass(
-    smiles: Sequence[str | None], features: Collection[str], *, n_jobs: int, progress: Tick | None = None
+    smiles: Sequence[str | None], features: Collection[str], *, pool: Pool, progress: Tick | None = None
 ) -> Features:
     """Parse every distinct string once and compute the features.
 
@@ -87,7 +87,7 @@ def chemistry_pass(
     smiles : sequence of str or None
     features : collection of str
         Of `_chemistry.FEATURES`.
-    n_jobs : int
+    pool : Pool
     progress : callable, optional
         Called with (finished, total) distinct strings.
     """
@@ -108,8 +108,7 @@ def chemistry_pass(
         if progress is not None:
             progress(finished, len(distinct))
 
-    with Pool(max(1, min(n_jobs, len(chunks))), "_chemistry", "Pass", arguments) as pool:
-        results = pool.map(chunks, done=tick, on_death=_one_by_one)
+    results = pool.map(Job("_chemistry", "Pass", arguments), chunks, done=tick, on_death=_one_by_one)
 
     canonical = [text for result in results for text in result["canonical"]]
     valid = np.array([text is not None for text in canonical], dtype=bool)
@@ -178,7 +177,7 @@ def chemnet_moments(
 
 
 def nearest(
-    features: Features, references: Sequence[Reference], *, n_jobs: int, progress: Tick | None = None
+    features: Features, references: Sequence[Reference], *, pool: Pool, progress: Tick | None = None
 ) -> list[np.ndarray]:
     """Similarity of each row to its nearest neighbour in each reference."""
     assert features.fingerprints is not None
@@ -206,8 +205,7 @@ def nearest(
         if progress is not None:
             progress(finished, len(payloads))
 
-    with Pool(max(1, min(n_jobs, len(payloads))), "_nearest", "Search", (stored,)) as pool:
-        results = pool.map(payloads, done=tick)
+    results = pool.map(Job("_nearest", "Search", (stored,)), payloads, done=tick)
     per_reference = len(starts)
     return [
         np.concatenate(results[number * per_reference : (number + 1) * per_reference])[inverse]

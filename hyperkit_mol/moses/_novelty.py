@@ -16,12 +16,12 @@ from pathlib import Path
 from rdkit import rdBase
 
 from hyperkit_mol.moses import _cache, data
-from hyperkit_mol.moses._workers import Pool
+from hyperkit_mol.moses._workers import Job, Pool
 
 _CHUNK = 5000
 
 
-def _changes(train: Sequence[str], n_jobs: int, done: Callable[[int, int], None] | None) -> dict[int, str]:
+def _changes(train: Sequence[str], pool: Pool, done: Callable[[int, int], None] | None) -> dict[int, str]:
     """Canonical form by line of each training string that today's RDKit writes differently."""
     digest = _cache.sha256(data.split_path("train"))
     version = rdBase.rdkitVersion
@@ -39,8 +39,9 @@ def _changes(train: Sequence[str], n_jobs: int, done: Callable[[int, int], None]
             if done is not None:
                 done(finished, len(train))
 
-        with Pool(n_jobs, "_chemistry", "Canonical", ()) as pool:
-            forms = [form for part in pool.map(chunks, done=tick) for form in part]
+        forms = [
+            form for part in pool.map(Job("_chemistry", "Canonical"), chunks, done=tick) for form in part
+        ]
         return [
             (line, new)
             for line, (old, new) in enumerate(zip(train, forms, strict=True))
@@ -60,17 +61,17 @@ def _changes(train: Sequence[str], n_jobs: int, done: Callable[[int, int], None]
     )
 
 
-def canonical_train(n_jobs: int = 1, done: Callable[[int, int], None] | None = None) -> Iterator[str]:
+def canonical_train(pool: Pool, done: Callable[[int, int], None] | None = None) -> Iterator[str]:
     """MOSES's training molecules as today's RDKit writes them.
 
     Parameters
     ----------
-    n_jobs : int
-        Processes, where the list of changes must be computed first.
+    pool : Pool
+        Used where the list of changes must be computed first.
     done : callable, optional
         Called with (finished, total) meanwhile.
     """
     train = data.load_split("train")
-    for line, form in _changes(train, n_jobs, done).items():
+    for line, form in _changes(train, pool, done).items():
         train[line] = form
     return iter(train)

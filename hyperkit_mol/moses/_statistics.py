@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -60,8 +60,54 @@ def internal_diversity(
     block : int
         Molecules in a block. Fixed, so that the figures do not depend on the machine.
     """
-    n = len(packed)
     weight = torch.from_numpy(weights.astype(np.float32))
+
+    def sums(i: int, j: int, similarity: torch.Tensor, result: np.ndarray) -> None:
+        for total, matrix in zip(result, (similarity, similarity.square()), strict=True):
+            total[i : i + block] += (matrix @ weight[j : j + block]).double().numpy()
+            if j != i:
+                total[j : j + block] += (weight[i : i + block] @ matrix).double().numpy()
+
+    linear, square = np.zeros((2, len(packed)))
+    for part in _similarity_strips(packed, sums, n_jobs=n_jobs, block=block, done=done):
+        linear += part[0]
+        square += part[1]
+    total = float(weights.sum())
+    return Diversity(
+        1.0 - float((linear / total) @ weights) / total,
+        1.0 - float(np.sqrt(square / total) @ weights) / total,
+    )
+
+
+def nearest_in_set(packed: np.ndarray, *, n_jobs: int = 1, block: int = 1024) -> np.ndarray:
+    """Largest Tanimoto similarity of each fingerprint to any *other* of its set, (n,)."""
+
+    def largest(i: int, j: int, similarity: torch.Tensor, result: np.ndarray) -> None:
+        if i == j:
+            similarity.fill_diagonal_(0.0)
+        rows, columns = result[0, i : i + block], result[0, j : j + block]
+        np.maximum(rows, similarity.amax(dim=1).numpy(), out=rows)
+        np.maximum(columns, similarity.amax(dim=0).numpy(), out=columns)
+
+    best = np.zeros(len(packed))
+    for part in _similarity_strips(packed, largest, n_jobs=n_jobs, block=block):
+        np.maximum(best, part[0], out=best)
+    return best
+
+
+def _similarity_strips(
+    packed: np.ndarray,
+    reduce: Callable[[int, int, torch.Tensor, np.ndarray], None],
+    *,
+    n_jobs: int,
+    block: int,
+    done: Callable[[int, int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Tanimoto similarities of a set with itself, by blocks (i, j >= i) of the symmetric matrix.
+
+    ``reduce(i, j, similarity, result)`` adds a block to ``result`` (2, n) of its strip; one result a strip is
+    yielded, in order.
+    """
     size = torch.from_numpy(popcounts(packed).astype(np.float32))
     # The intersection of bit vectors is exact in every type: int8 where the processor multiplies it fast.
     small = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_vnni_supported()
@@ -70,35 +116,24 @@ def internal_diversity(
     def unpack(at: int) -> torch.Tensor:
         return torch.from_numpy(np.unpackbits(packed[at : at + block], axis=1)).to(kind)
 
-    def strip(i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sums that the blocks (i, j >= i) of the symmetric matrix give to every molecule."""
+    def strip(i: int) -> np.ndarray:
         torch.set_num_threads(1)  # this thread's own setting
-        linear, square = np.zeros(n), np.zeros(n)
+        result = np.zeros((2, len(packed)))
         with torch.inference_mode():
             left = unpack(i)
-            for j in range(i, n, block):
+            for j in range(i, len(packed), block):
                 right = (left if j == i else unpack(j)).T
                 common = multiply(left, right).float()
                 union = (size[i : i + block, None] + size[None, j : j + block]).sub_(common)
                 similarity = common.div_(union)
                 if not union.all():  # two empty fingerprints: 0/0 counts as 1
                     similarity[union == 0] = 1.0
-                for total, matrix in ((linear, similarity), (square, similarity.square())):
-                    total[i : i + block] += (matrix @ weight[j : j + block]).double().numpy()
-                    if j != i:
-                        total[j : j + block] += (weight[i : i + block] @ matrix).double().numpy()
-        return linear, square
+                reduce(i, j, similarity, result)
+        return result
 
-    starts = range(0, n, block)
-    linear, square = np.zeros(n), np.zeros(n)
+    starts = range(0, len(packed), block)
     with ThreadPoolExecutor(n_jobs) as executor:
-        for finished, (first, second) in enumerate(executor.map(strip, starts), start=1):
-            linear += first
-            square += second
+        for finished, part in enumerate(executor.map(strip, starts), start=1):
+            yield part
             if done is not None:
                 done(finished, len(starts))
-    total = float(weights.sum())
-    return Diversity(
-        1.0 - float((linear / total) @ weights) / total,
-        1.0 - float(np.sqrt(square / total) @ weights) / total,
-    )

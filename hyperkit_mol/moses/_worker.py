@@ -42,13 +42,13 @@ def receive(stream: IO[bytes]) -> Any:
     return pickle.loads(data)
 
 
-def load_job(module: str, factory: str) -> Callable[..., Any]:
-    """A factory of a module of this folder."""
-    return getattr(importlib.import_module(f"hyperkit_mol.moses.{module}"), factory)
+def make_job(module: str, factory: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    """``factory(*arguments)`` of a module of this folder."""
+    return getattr(importlib.import_module(f"hyperkit_mol.moses.{module}"), factory)(*arguments)
 
 
 def _without_packages() -> None:
-    """Let ``hyperkit_mol.moses.*`` be imported without running the packages' own imports, torch among them."""
+    """Let ``hyperkit_mol.moses.*`` be imported without the packages' own imports (torch)."""
     folder = Path(__file__).parent
     for name, path in (("hyperkit_mol", folder.parent), ("hyperkit_mol.moses", folder)):
         package = ModuleType(name)
@@ -64,12 +64,13 @@ def main() -> None:
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        module, factory, arguments = receive(source)
-        job = load_job(module, factory)(*arguments)
+        jobs: dict[int, Callable[..., Any]] = {}
         while True:
-            payload = receive(source)
+            key, recipe, payload = receive(source)
             try:
-                answer = (True, job(*payload))
+                if recipe is not None:
+                    jobs[key] = make_job(*recipe)
+                answer = (True, jobs[key](*payload))
             except Exception:
                 answer = (False, traceback.format_exc())
             send(sink, answer)

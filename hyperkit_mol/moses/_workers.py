@@ -10,22 +10,35 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Any
 
-from hyperkit_mol.moses._worker import load_job, receive, send
+from hyperkit_mol.moses._worker import make_job, receive, send
 
 
 class WorkerDiedError(RuntimeError):
     """A worker process ended without an answer (killed, out of memory, a crash inside RDKit)."""
 
 
-class _Worker:
-    """One child process and its two pipes."""
+@dataclass(frozen=True)
+class Job:
+    """What a process builds once, ``module.factory(*arguments)``, and then calls with each payload.
 
-    def __init__(self, module: str, factory: str, arguments: tuple[Any, ...]) -> None:
+    The module lies in this folder and does not import torch.
+    """
+
+    module: str
+    factory: str
+    arguments: tuple[Any, ...] = ()
+
+
+class _Worker:
+    """One child process, its two pipes and the jobs that it knows."""
+
+    def __init__(self) -> None:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment["OMP_NUM_THREADS"] = "1"  # the processes are the parallelism
@@ -41,19 +54,19 @@ class _Worker:
         assert self._process.stdout is not None
         self._to: IO[bytes] = self._process.stdin
         self._from: IO[bytes] = self._process.stdout
-        try:
-            send(self._to, (module, factory, arguments))
-        except BrokenPipeError:
-            raise self._died() from None
+        self._known: set[int] = set()
 
-    def __call__(self, payload: tuple[Any, ...]) -> Any:
+    def __call__(self, job: Job, payload: tuple[Any, ...]) -> Any:
+        key = id(job)
+        recipe = None if key in self._known else (job.module, job.factory, job.arguments)
         try:
-            send(self._to, payload)
+            send(self._to, (key, recipe, payload))
             ok, value = receive(self._from)
         except (EOFError, BrokenPipeError):
             raise self._died() from None
         if not ok:
             raise RuntimeError(f"a worker process failed:\n{value}")
+        self._known.add(key)
         return value
 
     def _died(self) -> WorkerDiedError:
@@ -78,40 +91,26 @@ class _Worker:
 
 
 class Pool:
-    """Run ``module.factory(*arguments)(*payload)`` over many payloads, in this or in child processes.
+    """Processes that run jobs over many payloads; started when first needed, kept until the pool closes.
 
     Parameters
     ----------
     n_jobs : int
-        Processes; with 1 everything runs here.
-    module, factory, arguments
-        What each process builds once. The module lies in this folder and does not import torch.
+        Processes; with 1 everything runs in this one.
     """
 
-    def __init__(self, n_jobs: int, module: str, factory: str, arguments: tuple[Any, ...]) -> None:
-        self._recipe = (module, factory, arguments)
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._stopped = False
-        self._local: Callable[..., Any] | None = None
-        self._n_jobs = n_jobs
-        if n_jobs == 1:
-            self._local = load_job(module, factory)(*arguments)
-        else:
-            for _ in range(n_jobs):
-                self._free.put(self._start())
+        self._jobs: list[Job] = []  # kept alive, since workers know a job by its id
 
-    def _start(self) -> _Worker:
-        worker = _Worker(*self._recipe)
-        with self._lock:
-            self._workers.append(worker)
-        return worker
-
-    def _run(self, payload: tuple[Any, ...]) -> Any:
+    def _run(self, job: Job, payload: tuple[Any, ...]) -> Any:
         worker = self._free.get()
         try:
-            return worker(payload)
+            return worker(job, payload)
         except WorkerDiedError:
             if not self._stopped:
                 worker = self._start()
@@ -119,8 +118,15 @@ class Pool:
         finally:
             self._free.put(worker)
 
+    def _start(self) -> _Worker:
+        worker = _Worker()
+        with self._lock:
+            self._workers.append(worker)
+        return worker
+
     def map(
         self,
+        job: Job,
         payloads: Sequence[tuple[Any, ...]],
         *,
         done: Callable[[int], None] | None = None,
@@ -130,6 +136,7 @@ class Pool:
 
         Parameters
         ----------
+        job : Job
         payloads : sequence of tuple
         done : callable, optional
             Called in this thread with the index of each payload as it is finished.
@@ -138,22 +145,30 @@ class Pool:
             what it returns becomes the result. Without it `WorkerDiedError` is raised.
         """
         results: list[Any] = [None] * len(payloads)
-        if self._local is not None:
+        if self.n_jobs == 1:
+            call = make_job(job.module, job.factory, job.arguments) if payloads else None
             for index, payload in enumerate(payloads):
-                results[index] = self._local(*payload)
+                assert call is not None
+                results[index] = call(*payload)
                 if done is not None:
                     done(index)
             return results
 
+        def run(payload: tuple[Any, ...]) -> Any:
+            return self._run(job, payload)
+
         def task(payload: tuple[Any, ...]) -> Any:
             try:
-                return self._run(payload)
+                return run(payload)
             except WorkerDiedError:
                 if on_death is None or self._stopped:
                     raise
-                return on_death(payload, self._run)
+                return on_death(payload, run)
 
-        executor = ThreadPoolExecutor(self._n_jobs)
+        self._jobs.append(job)
+        for _ in range(min(self.n_jobs, len(payloads)) - len(self._workers)):
+            self._free.put(self._start())
+        executor = ThreadPoolExecutor(self.n_jobs)
         futures: dict[Future[Any], int] = {}
         try:
             for index, payload in enumerate(payloads):

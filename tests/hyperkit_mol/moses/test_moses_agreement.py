@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from moses_molecules import bad_set, drawn
-from original import all_metrics, load
+from original import run_original
 
 from hyperkit_mol.moses import evaluate
 from hyperkit_mol.moses._chemnet import ChemNet, frechet_distance
-from hyperkit_mol.moses.data import reference_stats
 
 pytestmark = pytest.mark.moses
 
@@ -37,15 +36,17 @@ def test_agrees_on_any_reference(tmp_path):
     """Every metric but TestSF, on a reference of 600 molecules that both compute themselves."""
     smiles = [*bad_set(100), *drawn("train", 60), *drawn("test", 60)]
     reference, train = drawn("test", 600, seed=1), [*drawn("train", 300, seed=2), *smiles[40:60]]
-    metrics = load()
-    statistics = metrics.compute_intermediate_statistics(list(reference))
-    canonical_train = [text for text in map(metrics.canonic_smiles, train) if text]
-    theirs = all_metrics(
-        smiles, test=reference, ptest=statistics, test_scaffolds=reference, ptest_scaffolds=statistics,
-        train=canonical_train,
-    )  # fmt: skip
+    theirs = run_original(smiles, reference=reference, train=train, canonical_train=True)["metrics"]
     theirs = {name: value for name, value in theirs.items() if not name.endswith("/TestSF")}
     ours = evaluate(smiles, reference=write(tmp_path / "reference.smi", reference), train=train)
+    compare(ours.metrics, theirs)
+
+
+def test_agrees_on_moses_reference():
+    """The shipped statistics of both sets, a mixture of good and bad molecules."""
+    smiles = [*drawn("train", 60), *bad_set(60), *drawn("test", 60)]
+    theirs = run_original(smiles, train=["CCO"])["metrics"]
+    ours = evaluate(smiles, train=["OCC"])
     compare(ours.metrics, theirs)
 
 
@@ -62,21 +63,6 @@ def test_fcd_of_singular_covariances_is_exact():
     moments = [(rows.mean(axis=0), np.cov(rows.T)) for rows in (first, second)]
     found = frechet_distance(*moments[0], *moments[1])
     assert found == pytest.approx(difference @ difference + spread - 2 * roots, abs=1e-10)
-
-
-def test_agrees_on_moses_reference():
-    """The shipped statistics of both sets, a mixture of good and bad molecules."""
-    smiles = [*drawn("train", 60), *bad_set(60), *drawn("test", 60)]
-    theirs = all_metrics(
-        smiles,
-        test=["C"],
-        ptest=reference_stats("test"),
-        test_scaffolds=["C"],
-        ptest_scaffolds=reference_stats("test_scaffolds"),
-        train=["CCO"],
-    )
-    ours = evaluate(smiles, train=["OCC"])
-    compare(ours.metrics, theirs)
 
 
 def test_processes_do_not_change_a_figure():
