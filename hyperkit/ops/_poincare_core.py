@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyperkit import _checks
 from hyperkit._checks import Curvature, curvature, floats
-from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq, tanhc
+from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq, tanhc, wide_sq
 
 
 def ball_points(c: Curvature, **tensors: Tensor) -> tuple[Tensor, ...]:
@@ -48,7 +48,7 @@ def gap(x: Tensor, c: Curvature) -> Tensor:
     taken with its rounding error (Dekker).
     """
     if x.dtype == torch.float32:
-        return (1.0 - c * x.double().square().sum(-1, keepdim=True)).to(x.dtype)
+        return (1.0 - c * wide_sq(x)).to(x.dtype)
     with torch.no_grad():
         # A power of two, at least 2^-26/sqrt(c): then the sum of squares is below 2^53 of its square.
         if isinstance(c, Tensor):
@@ -56,7 +56,7 @@ def gap(x: Tensor, c: Curvature) -> Tensor:
         else:
             unit = 2.0 ** (-26 + math.ceil(-0.5 * math.log2(c)))
         coarse = torch.round(x / unit) * unit
-        square = sq(coarse)
+        square = (coarse * coarse).sum(-1, keepdim=True)  # exact; the root of a norm would round
         error = _product_error(c, square)
     rest = ((x - coarse) * (x + coarse)).sum(-1, keepdim=True)
     return (1.0 - c * square) - error - c * rest

@@ -14,27 +14,19 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature
+from hyperkit.ops import _scalar
 
 
 def plain(c: Curvature) -> bool:
     """Whether to take the plain form."""
-    return (
-        isinstance(c, Tensor) or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    )
-
-
-def _square(x: Tensor) -> Tensor:
-    """Squared norm of rows; without a temporary where nobody differentiates it."""
-    if torch.is_grad_enabled():
-        return (x * x).sum(-1, keepdim=True)
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+    return isinstance(c, Tensor) or _scalar.plain()
 
 
 class _FromSpace(torch.autograd.Function):
     @staticmethod
     def forward(ctx, space: Tensor, c: float) -> Tensor:
         out = space.new_empty(*space.shape[:-1], space.shape[-1] + 1)
-        torch.sqrt(_square(space) + 1.0 / c, out=out[..., :1])
+        torch.sqrt(_scalar.sq(space) + 1.0 / c, out=out[..., :1])
         out[..., 1:] = space
         ctx.save_for_backward(space, out[..., :1].clone())
         ctx.c = c
@@ -44,7 +36,7 @@ class _FromSpace(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         space, t = ctx.saved_tensors
         if torch.is_grad_enabled():
-            t = torch.sqrt(_square(space) + 1.0 / ctx.c)
+            t = torch.sqrt(_scalar.sq(space) + 1.0 / ctx.c)
         return torch.addcmul(grad[..., 1:], space, grad[..., :1] / t), None
 
 
@@ -74,7 +66,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mean: Tensor, total: Tensor | float, c: float) -> Tensor:
         ms, m0 = mean[..., 1:], mean[..., :1]
-        q = _square(ms)
+        q = _scalar.sq(ms)
         r = _root(c * (m0 * m0 - q), total)
         out = torch.empty_like(mean)
         torch.mul(ms, r, out=out[..., 1:])
@@ -89,7 +81,7 @@ class _Normalize(torch.autograd.Function):
         c = ctx.c
         ms, m0, gs, g0 = mean[..., 1:], mean[..., :1], grad[..., 1:], grad[..., :1]
         if torch.is_grad_enabled():
-            q = _square(ms)
+            q = _scalar.sq(ms)
             r = _root(c * (m0 * m0 - q), ctx.total)
         r2 = r * r
         t = torch.sqrt(q * r2 + 1.0 / c)

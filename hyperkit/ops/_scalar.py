@@ -71,6 +71,35 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
+def plain(*args: object) -> bool:
+    """Whether to leave hand-written gradients: for the compiler to fuse, for vmap and jvp to transform."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+class _Square(torch.autograd.Function):
+    """Squared norm of rows in one pass without a temporary; its gradient is ``2 g x``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, wide: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        dtype = torch.float64 if wide else None
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).square()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return x * (2.0 * grad).to(x.dtype), None
+
+
 def sq(x: Tensor) -> Tensor:
     """Squared Euclidean norm over the last dimension, kept."""
-    return (x * x).sum(-1, keepdim=True)
+    if plain():
+        return (x * x).sum(-1, keepdim=True)
+    return _Square.apply(x, False)
+
+
+def wide_sq(x: Tensor) -> Tensor:
+    """The same in float64, for float32 input."""
+    if plain():
+        return x.double().square().sum(-1, keepdim=True)
+    return _Square.apply(x, True)
