@@ -213,6 +213,12 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     - else far out: ``(c (x_0 y_0 - <x_s, y_s>) - 1)/2``, the bracket being at least half of its first term;
     - else near the origin: ``c (|x_s-y_s|^2 - (x_0-y_0)^2)/4``.
     """
+    if _rows.plain(c):
+        return _haversine(xs, ys, c)
+    return _Haversine.apply(xs, ys, c)
+
+
+def _haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     qx, qy, along = sq(xs), sq(ys), dot(xs, ys)
     tx, ty = _time(qx, c), _time(qy, c)
     w = xs - ys
@@ -242,6 +248,41 @@ def haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     dt = wp / (tx + ty)
     s_near = 0.25 * c * (w2 - dt * dt)
     return torch.where(close, s_close, torch.where(c * tt < 3.0, s_near, s_far))
+
+
+class _Haversine(torch.autograd.Function):
+    """:func:`haversine` with its closed derivative ``c/2 (x_s y_0/x_0 - y_s)``; keeps its inputs only."""
+
+    @staticmethod
+    def forward(ctx, xs: Tensor, ys: Tensor, c: float) -> Tensor:
+        ctx.save_for_backward(xs, ys)
+        ctx.c = c
+        return _haversine(xs, ys, c)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        xs, ys = ctx.saved_tensors
+        c = ctx.c
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            inputs = [t for t, needed in zip((xs, ys), ctx.needs_input_grad, strict=False) if needed]
+            grads = torch.autograd.grad(_haversine(xs, ys, c), inputs, grad, create_graph=True)
+            left = iter(grads)
+            return *(next(left) if needed else None for needed in ctx.needs_input_grad[:2]), None
+        qx, qy = sq(xs), sq(ys)
+        tx, ty = _time(qx, c), _time(qy, c)
+        # Points at about the same radius may be close: there x_s y_0/x_0 - y_s is written with x_s - y_s,
+        # which is exact. Elsewhere that difference would carry the rounding error of the farther point.
+        alike = ((qx < 4.0 * qy) & (qy < 4.0 * qx)).to(xs.dtype)
+        ratio = dot(xs - ys, xs + ys) / (tx + ty)  # x_0 - y_0
+        half = 0.5 * c * grad
+        gx = gy = None
+        if ctx.needs_input_grad[0]:
+            gx = torch.addcmul(alike * xs - ys, xs, torch.where(alike > 0, -ratio / tx, ty / tx))
+            gx = (gx * half).sum_to_size(xs.shape)
+        if ctx.needs_input_grad[1]:
+            gy = torch.addcmul(alike * ys - xs, ys, torch.where(alike > 0, ratio / ty, tx / ty))
+            gy = (gy * half).sum_to_size(ys.shape)
+        return gx, gy, None
 
 
 def sqdist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> Tensor:
