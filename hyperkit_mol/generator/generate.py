@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import uuid
-from collections import Counter
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from rdkit import Chem, RDLogger
 from rich.console import Console
 
+from hyperkit_mol.chem.prepare import cpu_count
 from hyperkit_mol.generator.callbacks import progress_bar
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
 
 __all__ = ["GenerationReport", "generate"]
+
+
+# Fewer batches than this are not worth the seconds that processes take to start.
+_PARALLEL_FROM = 6
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ def generate(
     seed: int = 0,
     temperature: float = 1.0,
     batch_size: int = 1024,
+    jobs: int | None = None,
     console: Console | None = None,
 ) -> GenerationReport:
     """Sample `count` molecules into `output`, one canonical SMILES a line.
@@ -61,11 +73,15 @@ def generate(
     count : int
     output : str or Path
     seed : int
-        The same seed gives the same file (on the same machine and batch size).
+        The same seed gives the same file for any number of processes (on the same machine, and for the same
+        batch size).
     temperature : float
         Of the decoder's choices.
     batch_size : int
         Molecules decoded at once.
+    jobs : int, optional
+        Processes; all processors if left out. A few batches are sampled in this process, which has no
+        other to wait for.
 
     Raises
     ------
@@ -85,24 +101,79 @@ def generate(
     # Opened before the model is loaded: a folder that cannot be written should be known at once.
     try:
         with temporary.open("w") as stream:
-            if not isinstance(model, MoleculeGenerator):
-                model = MoleculeGenerator.load(model)
-            sampler = Sampler(model.eval(), batch_size=batch_size, temperature=temperature)
             begin = time.monotonic()
-            seen: Counter[int] = Counter()
-            valid = 0
-            with progress_bar(console) as bar:
-                task = bar.add_task("Sampling", total=count, note="")
-                for part in sampler.sample(count, seed):
-                    stream.writelines(f"{s}\n" for s in part)
-                    valid += _count_valid(part)
-                    seen.update(map(hash, part))
-                    rate = (bar.tasks[0].completed + len(part)) / max(time.monotonic() - begin, 1e-9)
-                    bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
+            seen: set[int] = set()
+            valid = done = 0
+            with closing(_batches(model, count, seed, temperature, batch_size, jobs)) as parts:
+                with progress_bar(console) as bar:
+                    task = bar.add_task("Sampling", total=count, note="")
+                    for part, good in parts:
+                        stream.writelines(f"{s}\n" for s in part)
+                        valid += good
+                        done += len(part)
+                        seen.update(map(hash, part))
+                        rate = done / max(time.monotonic() - begin, 1e-9)
+                        bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     return GenerationReport(count, valid, len(seen), time.monotonic() - begin)
+
+
+def _batches(
+    model: MoleculeGenerator | str | Path,
+    count: int,
+    seed: int,
+    temperature: float,
+    batch_size: int,
+    jobs: int | None,
+) -> Iterator[tuple[list[str], int]]:
+    """Batches in order, each with the number of its molecules that RDKit reads back."""
+    loaded = model if isinstance(model, MoleculeGenerator) else MoleculeGenerator.load(model)
+    sampler = Sampler(loaded.eval(), batch_size=batch_size, temperature=temperature)
+    sizes = [min(batch_size, count - begin) for begin in range(0, count, batch_size)]
+    jobs = min(jobs or cpu_count(), len(sizes))
+    if isinstance(model, MoleculeGenerator) or jobs == 1 or len(sizes) < _PARALLEL_FROM:
+        for number, size in enumerate(sizes):
+            part = sampler.batch(number, size, seed)
+            yield part, _count_valid(part)
+        return
+    # One thread to a process: a step of the walk is too small to be split further.
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(str(model), batch_size, temperature),
+    )
+    try:
+        waiting: deque[Future[tuple[list[str], int]]] = deque()
+        todo = iter(enumerate(sizes))
+        while True:
+            for number, size in todo:
+                waiting.append(pool.submit(_work, number, size, seed))
+                if len(waiting) >= 2 * jobs:  # memory stays flat however many are asked for
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_sampler: Sampler | None = None
+
+
+def _start_worker(model: str, batch_size: int, temperature: float) -> None:
+    global _sampler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(1)
+    _sampler = Sampler(MoleculeGenerator.load(model), batch_size=batch_size, temperature=temperature)
+
+
+def _work(number: int, size: int, seed: int) -> tuple[list[str], int]:
+    assert _sampler is not None
+    part = _sampler.batch(number, size, seed)
+    return part, _count_valid(part)
 
 
 def _count_valid(smiles: list[str]) -> int:

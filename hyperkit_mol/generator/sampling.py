@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,19 +70,15 @@ class Sampler:
         if not is_root.any():
             raise ValueError("the vocabulary has no root label")
 
-    def sample(
-        self, count: int, seed: int = 0, progress: Callable[[int], None] | None = None
-    ) -> Iterator[list[str]]:
+    def sample(self, count: int, seed: int = 0) -> Iterator[list[str]]:
         """Yield lists of canonical SMILES, `count` in all, the same for the same seed and batch size."""
-        generator = torch.Generator().manual_seed(seed)
-        done = 0
-        while done < count:
-            size = min(self.batch_size, count - done)
-            latent = self.model.sample_latents(size, generator)
-            yield self.smiles(self.decode(latent, generator))
-            done += size
-            if progress:
-                progress(size)
+        for number, begin in enumerate(range(0, count, self.batch_size)):
+            yield self.batch(number, min(self.batch_size, count - begin), seed)
+
+    def batch(self, number: int, size: int, seed: int) -> list[str]:
+        """Batch `number` of :meth:`sample`: it depends on nothing that was sampled before."""
+        generator = torch.Generator().manual_seed((seed << 32) + number)
+        return self.smiles(self.decode(self.model.sample_latents(size, generator), generator))
 
     def smiles(self, trees: SampledTrees) -> list[str]:
         """Canonical SMILES of trees. Every tree is a valid molecule; nothing is filtered."""

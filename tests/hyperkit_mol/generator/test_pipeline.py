@@ -155,6 +155,16 @@ def test_generate_writes_valid_molecules_and_replaces_whole_files_only(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.smi", "twice.smi"]
 
 
+@pytest.mark.slow
+def test_processes_do_not_change_what_is_sampled(finished: Path, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        report = generate(
+            finished / "model", 350, tmp_path / f"{jobs}.smi", batch_size=50, jobs=jobs, console=QUIET
+        )
+        assert report.written == report.valid == 350
+    assert (tmp_path / "1.smi").read_text() == (tmp_path / "2.smi").read_text()
+
+
 # -- what is refused ----------------------------------------------------------------------------------------
 
 
