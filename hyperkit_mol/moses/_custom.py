@@ -86,5 +86,5 @@ def canonical_strings(
         if progress is not None:
             progress(finished, len(distinct))
 
-    parts = pool.map(Job("_chemistry", "Canonical"), chunks, done=tick)
+    parts = pool.map(Job("hyperkit_mol.moses._chemistry", "Canonical"), chunks, done=tick)
     return {form for part in parts for form in part if form is not None}

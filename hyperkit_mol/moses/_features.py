@@ -17,6 +17,7 @@ from hyperkit_mol.moses._reference import Reference
 from hyperkit_mol.moses._workers import Job, Pool, WorkerDiedError
 
 _CHUNK = 200
+_CHEMISTRY = "hyperkit_mol.moses._chemistry"
 Tick = Callable[[int, int], None]
 
 
@@ -108,7 +109,7 @@ def chemistry_pass(
         if progress is not None:
             progress(finished, len(distinct))
 
-    results = pool.map(Job("_chemistry", "Pass", arguments), chunks, done=tick, on_death=_one_by_one)
+    results = pool.map(Job(_CHEMISTRY, "Pass", arguments), chunks, done=tick, on_death=_one_by_one)
 
     canonical = [text for result in results for text in result["canonical"]]
     valid = np.array([text is not None for text in canonical], dtype=bool)
@@ -205,7 +206,7 @@ def nearest(
         if progress is not None:
             progress(finished, len(payloads))
 
-    results = pool.map(Job("_nearest", "Search", (stored,)), payloads, done=tick)
+    results = pool.map(Job("hyperkit_mol.moses._nearest", "Search", (stored,)), payloads, done=tick)
     per_reference = len(starts)
     return [
         np.concatenate(results[number * per_reference : (number + 1) * per_reference])[inverse]

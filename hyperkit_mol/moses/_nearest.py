@@ -100,7 +100,9 @@ def nearest_similarity(packed: np.ndarray, reference: BitColumns) -> np.ndarray:
         Two empty fingerprints have similarity 1, as in MOSES.
     """
     columns, starts, sizes = reference
+    columns = np.asarray(columns)  # arithmetic on numpy's memory-map class costs twice as much
     group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, columns.shape[1])))
+    everything = ~np.zeros(columns.shape[1], dtype=np.uint64)
     result = np.empty(len(packed), dtype=np.float32)
     bits = np.unpackbits(packed, axis=1)
     for row in range(len(packed)):
@@ -113,10 +115,7 @@ def nearest_similarity(packed: np.ndarray, reference: BitColumns) -> np.ndarray:
             found = np.bitwise_or.reduceat(larger, starts) != 0
             best[found] += 1 << digit
             kept = found[group]
-            if candidates is None:
-                candidates = np.where(kept, larger, ~np.uint64(0))
-            else:
-                candidates = np.where(kept, larger, candidates)
+            candidates = np.where(kept, larger, everything if candidates is None else candidates)
         union = (len(on) + sizes - best).astype(np.float32)
         similarity = np.ones(len(starts), dtype=np.float32)
         np.divide(best.astype(np.float32), union, out=similarity, where=union != 0)

@@ -40,7 +40,9 @@ def _changes(train: Sequence[str], pool: Pool, done: Callable[[int, int], None] 
                 done(finished, len(train))
 
         forms = [
-            form for part in pool.map(Job("_chemistry", "Canonical"), chunks, done=tick) for form in part
+            form
+            for part in pool.map(Job("hyperkit_mol.moses._chemistry", "Canonical"), chunks, done=tick)
+            for form in part
         ]
         return [
             (line, new)

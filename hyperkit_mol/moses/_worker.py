@@ -43,8 +43,8 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 def make_job(module: str, factory: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """``factory(*arguments)`` of a module of this folder."""
-    return getattr(importlib.import_module(f"hyperkit_mol.moses.{module}"), factory)(*arguments)
+    """``factory(*arguments)`` of a module."""
+    return getattr(importlib.import_module(module), factory)(*arguments)
 
 
 def _without_packages() -> None:

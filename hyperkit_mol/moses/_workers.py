@@ -27,7 +27,7 @@ class WorkerDiedError(RuntimeError):
 class Job:
     """What a process builds once, ``module.factory(*arguments)``, and then calls with each payload.
 
-    The module lies in this folder and does not import torch.
+    The module should not import torch, which would make a worker slow to start.
     """
 
     module: str

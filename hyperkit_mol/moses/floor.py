@@ -10,15 +10,15 @@ import json
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
 
 @lru_cache(maxsize=1)
-def floor_table() -> dict[str, Any]:
-    """The measured table: ``sizes`` and, by metric, one mean for each size."""
-    return json.loads(files("hyperkit_mol.moses").joinpath("floor.json").read_text(encoding="utf-8"))
+def floor_table() -> dict[str, list[tuple[int, float, int]]]:
+    """The measured table: rows (molecules, mean, number of subsets) by metric, smallest sets first."""
+    text = files("hyperkit_mol.moses").joinpath("floor.json").read_text(encoding="utf-8")
+    return {name: [tuple(row) for row in rows] for name, rows in json.loads(text)["metrics"].items()}
 
 
 def training_floor(n: int, metrics: Iterable[str] | None = None) -> dict[str, float]:
@@ -37,23 +37,24 @@ def training_floor(n: int, metrics: Iterable[str] | None = None) -> dict[str, fl
     Returns
     -------
     dict
-        Floor by metric name. ``Novelty`` (0 by construction) and ``valid`` are left out.
+        Floor by metric name. ``valid``, ``unique``, ``Filters`` (1 by construction) and ``Novelty`` (0) are
+        left out.
     """
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}")
     table = floor_table()
-    sizes = np.array(table["sizes"], dtype=float)
-    x = 1.0 / sizes[::-1]
     result = {}
-    for name in table["metrics"] if metrics is None else metrics:
-        if name not in table["metrics"]:
+    for name in table if metrics is None else metrics:
+        if name not in table:
             continue
-        y = np.array(table["metrics"][name], dtype=float)[::-1]
-        value = float(np.interp(1.0 / n, x, y))
+        x = np.array([1.0 / size for size, _, _ in reversed(table[name])])
+        y = np.array([value for _, value, _ in reversed(table[name])])
+        at = 1.0 / n
+        value = float(np.interp(at, x, y))
         if name.startswith("FCD"):
-            if n < sizes[0]:
-                value = float(y[-1] + (y[-1] - y[-2]) / (x[-1] - x[-2]) * (1.0 / n - x[-1]))
-            elif n > sizes[-1]:
-                value = float(y[0] + (y[1] - y[0]) / (x[1] - x[0]) * (1.0 / n - x[0]))
+            if at > x[-1]:
+                value = float(y[-1] + (y[-1] - y[-2]) / (x[-1] - x[-2]) * (at - x[-1]))
+            elif at < x[0]:
+                value = float(y[0] + (y[1] - y[0]) / (x[1] - x[0]) * (at - x[0]))
         result[name] = value
     return result
