@@ -118,6 +118,11 @@ def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(out)
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A block without autocast: matrix products of points in half precision would leave the manifold."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def lorentz_points(c: Curvature, **tensors: Tensor) -> tuple[Tensor, ...]:
     """:func:`floats`, then the shape ``(*, d + 1)``; in :func:`check` mode also that rows are points.
 

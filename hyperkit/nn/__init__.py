@@ -11,6 +11,7 @@ from hyperkit.nn.embedding import EuclideanEmbedding, EuclideanLift, ExpMap0, Lo
 from hyperkit.nn.graph import EuclideanGraphConv, LorentzGraphConv
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
 from hyperkit.nn.mlr import EuclideanMLR, LorentzMLR
+from hyperkit.nn.poincare import PoincareEmbedding, PoincareLinear, PoincareMLR
 from hyperkit.nn.pooling import EuclideanCentroid, EuclideanConcat, LorentzCentroid, LorentzConcat
 from hyperkit.nn.residual import EuclideanLayerNorm, EuclideanResidual, LorentzLayerNorm, LorentzResidual
 
@@ -42,5 +43,8 @@ __all__ = [
     "LorentzMLR",
     "LorentzResidual",
     "LorentzTransformerBlock",
+    "PoincareEmbedding",
+    "PoincareLinear",
+    "PoincareMLR",
     "geometry",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import curvature
+from hyperkit._checks import curvature, floats
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.ops import lorentz as ops
 from hyperkit.ops._rows import plain
@@ -148,6 +148,7 @@ def lorentz_tail(z: Tensor, log_scale: Tensor, c: float | Tensor) -> Tensor:
         Points, shape ``(*, d + 1)``.
     """
     c = curvature(c)
+    (z,) = floats(z=z)
     if plain(c):
         zs = z[..., 1:]
         root = c**-0.5

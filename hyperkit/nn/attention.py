@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import width
+from hyperkit._checks import full_precision, width
 from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, lorentz_tail, positive
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
 from hyperkit.nn.residual import EuclideanLayerNorm, EuclideanResidual, LorentzLayerNorm, LorentzResidual
@@ -221,7 +221,8 @@ class LorentzAttention(LorentzLayer):
         sign = torch.ones(q.shape[-1], dtype=q.dtype, device=q.device)
         sign[0] = -1.0
         dropout = self.dropout if self.training else 0.0
-        mean = _attend(q * (factor * sign), k, v, mask, bias, causal, dropout, self.double_backward)
+        with full_precision(x):
+            mean = _attend(q * (factor * sign), k, v, mask, bias, causal, dropout, self.double_backward)
         total: Tensor | float = 1.0
         if dropout:
             # The weights left add up to an unknown, maybe tiny number. The result does not depend on the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hyperkit._checks import full_precision
 from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
 from hyperkit.nn.pooling import weighted_mean
@@ -29,7 +30,8 @@ def _gather(
             )
         weights = adjacency.to(h.dtype)
         total = weights.sum(-1, keepdim=True)
-        summed = weights @ h
+        with full_precision(h):
+            summed = weights @ h
     else:
         assert edge_index is not None
         if h.ndim != 2 or edge_index.ndim != 2 or edge_index.shape[0] != 2:

@@ -6,7 +6,7 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import width
+from hyperkit._checks import floats, full_precision, width
 from hyperkit.nn._base import LorentzCurvature, LorentzLayer, positive
 from hyperkit.ops import lorentz as ops
 
@@ -54,11 +54,13 @@ class LorentzMLR(LorentzLayer):
         return ops.projx(points, self.c) if self.manifold.learnable else points
 
     def _logits(self, x: Tensor, points: Tensor, bias: Tensor | None) -> Tensor:
+        (x,) = floats(x=x)
         weight = torch.cat([-2.0 * points[..., :1], 2.0 * points[..., 1:]], -1)
         shift = 2.0 / self.c
-        if bias is None:
-            return _rows(x, weight, None) + shift
-        return _rows(x, weight, bias + shift)
+        with full_precision(x):
+            if bias is None:
+                return _rows(x, weight, None) + shift
+            return _rows(x, weight, bias + shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(*, num_classes)`` of points ``(*, d + 1)``."""

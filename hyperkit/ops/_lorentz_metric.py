@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit._checks import Curvature, curvature, floats, full_precision, lorentz_points
 from hyperkit.ops import _rows
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq
 
@@ -351,4 +351,5 @@ def pairwise_inner(x: Tensor, y: Tensor) -> Tensor:
     ``2/c + 2 <x, y>`` is minus the squared Lorentzian distance of Law et al. (ICML 2019).
     """
     x, y = floats(x=x, y=y)
-    return torch.cat([-x[..., :1], x[..., 1:]], -1) @ y.transpose(-1, -2)
+    with full_precision(x):
+        return torch.cat([-x[..., :1], x[..., 1:]], -1) @ y.transpose(-1, -2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit._checks import Curvature, curvature, floats, full_precision, lorentz_points
 from hyperkit.ops import _rows
 from hyperkit.ops._lorentz_metric import _time, from_space
 from hyperkit.ops._poincare_core import ball_points, gap, projx
@@ -85,9 +85,10 @@ def centroid(
             f"weights and mask must end in the {x.shape[-2]} points of x, got shape {tuple(weights.shape)}"
         )
     total = weights.sum(-1, keepdim=True)
-    if weights.ndim >= x.ndim:
-        return normalize(weights @ x, c, total)
-    return normalize((weights.unsqueeze(-2) @ x).squeeze(-2), c, total)
+    with full_precision(x):
+        if weights.ndim >= x.ndim:
+            return normalize(weights @ x, c, total)
+        return normalize((weights.unsqueeze(-2) @ x).squeeze(-2), c, total)
 
 
 def direct_concat(points: Sequence[Tensor], c: Curvature = 1.0) -> Tensor:

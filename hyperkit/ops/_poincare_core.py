@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperkit import _checks
-from hyperkit._checks import Curvature, curvature, floats
+from hyperkit._checks import Curvature, curvature, floats, full_precision
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq, tanhc, wide_sq
 
 
@@ -308,7 +308,8 @@ def mobius_scalar_mul(r: Tensor | float, x: Tensor, c: Curvature = 1.0) -> Tenso
 
 def mobius_matvec(m: Tensor, x: Tensor, c: Curvature = 1.0) -> Tensor:
     """``M (x) x = exp_0(M log_0 x)`` for a matrix ``(k, d)`` and points ``(*, d)``."""
-    return expmap0(logmap0(x, c) @ m.transpose(-1, -2), c)
+    with full_precision(x):
+        return expmap0(logmap0(x, c) @ m.transpose(-1, -2), c)
 
 
 def conformal(x: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> Tensor:

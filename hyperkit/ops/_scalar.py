@@ -59,11 +59,12 @@ def tanhc(q: Tensor) -> Tensor:
 
 
 def safe_sqrt(q: Tensor) -> Tensor:
-    """``sqrt(q)`` with derivative 0 at ``q = 0``: the zero subgradient, as torch has it for a norm."""
-    positive = q > 0
-    return torch.where(
-        positive, torch.sqrt(torch.where(positive, q, torch.ones_like(q))), torch.zeros_like(q)
-    )
+    """``sqrt(q)`` with derivative 0 at ``q = 0``: the zero subgradient, as torch has it for a norm.
+
+    For squares: below 0 there is only rounding, and the result is 0. NaN stays NaN.
+    """
+    none = q <= 0
+    return torch.where(none, torch.zeros_like(q), torch.sqrt(torch.where(none, torch.ones_like(q), q)))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -54,6 +54,16 @@ class LayerContract:
             assert bool(out.isfinite().all())
             assert m is None or m.check_point_on_manifold(out.detach())
 
+    def test_autocast_keeps_points_on_the_manifold(self) -> None:
+        """Matrix products of weights may run in bfloat16, manifold operations run in float32."""
+        m = self.manifold()
+        if m is None:
+            return
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self._layer()(*self.inputs())
+        assert out.dtype == torch.float32
+        assert m.check_point_on_manifold(out.detach())
+
     def test_every_parameter_learns(self) -> None:
         layer = self._layer()
         out = layer(*self.inputs())

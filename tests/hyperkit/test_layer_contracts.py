@@ -2,9 +2,11 @@
 
 import torch
 
-from hyperkit import Lorentz
+from hyperkit import Lorentz, PoincareBall
 from hyperkit import nn as hnn
 from hyperkit.nn import geometry
+from hyperkit.ops import lorentz as L
+from hyperkit.ops import poincare as P
 from hyperkit.testing import (
     LayerContract,
     assert_isometry_equivariant,
@@ -125,3 +127,53 @@ class TestMLR(_Lorentz):
         mlr = hnn.LorentzMLR(6, 4, c=C)
         x, p = points(3, dtype=torch.float64), points(4, dtype=torch.float64, seed=2)
         assert_isometry_invariant(mlr.against, Lorentz(C), x, p)
+
+
+class _Ball(LayerContract):
+    def inputs(self, dtype=torch.float32):
+        x = points(2, 5, dtype=dtype)
+        return (L.to_poincare(x, C),)
+
+    def manifold(self):
+        return PoincareBall(C)
+
+
+class TestPoincareLinear(_Ball):
+    def make(self):
+        return hnn.PoincareLinear(6, 4, c=C)
+
+    def test_outputs_are_signed_distances_to_the_axes(self) -> None:
+        layer, (x,) = self._layer(torch.float64), self.inputs(torch.float64)
+        with torch.no_grad():
+            layer.bias.normal_()
+        y, axes = layer(x), torch.eye(4, dtype=torch.float64)
+        logits = hnn.poincare._logits(x, layer.weight, layer.bias, C)
+        d = [P.dist_to_hyperplane(y, torch.zeros_like(y), axes[k], C, signed=True) for k in range(4)]
+        torch.testing.assert_close(torch.stack(d, -1), logits)
+
+
+class TestPoincareMLR(_Ball):
+    def make(self):
+        return hnn.PoincareMLR(6, 4, c=C)
+
+    def manifold(self):
+        return None
+
+    def test_logits_are_scaled_distances_to_hyperplanes(self) -> None:
+        layer, (x,) = self._layer(torch.float64), self.inputs(torch.float64)
+        with torch.no_grad():
+            layer.bias.normal_(std=0.5)
+        for k in range(4):
+            z = layer.weight[k] / layer.weight[k].norm()
+            p = P.expmap0(layer.bias[k] * z, C)
+            d = P.dist_to_hyperplane(x, p, z, C, signed=True)
+            expected = 2 * layer.weight[k].norm() * d
+            torch.testing.assert_close(layer(x)[..., k], expected)
+
+
+class TestPoincareEmbedding(_Ball):
+    def make(self):
+        return hnn.PoincareEmbedding(7, 6, C)
+
+    def inputs(self, dtype=torch.float32):
+        return (torch.tensor([[1, 2], [2, 0]]),)

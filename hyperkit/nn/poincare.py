@@ -1,0 +1,161 @@
+"""Layers on the Poincaré ball: linear, logistic regression, embedding (Shimizu et al., HNN++, ICLR 2021)."""
+
+from __future__ import annotations
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from hyperkit._checks import floats, full_precision, width
+from hyperkit.manifolds.poincare import PoincareBall
+from hyperkit.nn._base import positive
+from hyperkit.ops import poincare as ops
+
+BallCurvature = float | PoincareBall
+"""A fixed curvature, or a :class:`~hyperkit.PoincareBall`, whose curvature may be learnable."""
+
+
+class _BallLayer(nn.Module):
+    def __init__(self, c: BallCurvature) -> None:
+        super().__init__()
+        self.manifold = c if isinstance(c, PoincareBall) else PoincareBall(c)
+
+    @property
+    def c(self) -> float | Tensor:
+        """Curvature of the layer's manifold."""
+        return self.manifold.c
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, c: float | Tensor) -> Tensor:
+    """``v_k = 2 |z_k|/sqrt(c) asinh(sqrt(c) (X.u_k cosh(2 sqrt(c) r_k) - X_0 sinh(2 sqrt(c) r_k)))``.
+
+    ``u_k = z_k/|z_k|``; the paper's conformal factors are the Lorentz coordinates ``X = 2 x/g`` and
+    ``X_0 = (2/g - 1)/sqrt(c)`` of the point. One matrix product.
+    """
+    root = c**0.5
+    (x,) = floats(x=x)
+    factor = 2.0 / ops.gap(x, c)
+    norm = torch.linalg.vector_norm(weight, dim=-1)
+    with full_precision(x):
+        along = nn.functional.linear(factor * x, weight / norm.unsqueeze(-1))
+    if bias is None:
+        inside = root * along
+    else:
+        turn = 2.0 * root * bias
+        inside = root * along * torch.cosh(turn) - (factor - 1.0) * torch.sinh(turn)
+    return (2.0 / root) * norm * torch.asinh(inside)
+
+
+class PoincareMLR(_BallLayer):
+    """Multinomial logistic regression: signed, scaled distances to hyperplanes, unidirectional form of HNN++.
+
+    A hyperplane is given by its normal ``z_k`` at the origin and its offset ``r_k`` along it; all parameters
+    are Euclidean.
+
+    Parameters
+    ----------
+    features : int
+        Dimension d of the ball.
+    num_classes : int
+        Number of hyperplanes.
+    c : float or PoincareBall
+        Curvature, > 0, or a manifold.
+    bias : bool
+        Learn offsets; without, all hyperplanes go through the origin.
+    """
+
+    def __init__(self, features: int, num_classes: int, *, c: BallCurvature = 1.0, bias: bool = True) -> None:
+        super().__init__(c)
+        positive(features=features, num_classes=num_classes)
+        self.features = features
+        self.weight = nn.Parameter(torch.randn(num_classes, features) * features**-0.5)
+        self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(*, num_classes)`` of points ``(*, d)``."""
+        width(x, self.features, "x", "features")
+        return _logits(x, self.weight, self.bias, self.c)
+
+
+class PoincareLinear(_BallLayer):
+    """Fully connected layer of HNN++: the output's signed distances to the axes are the logits of the input.
+
+    ``y = w/(1 + sqrt(1 + c |w|^2))`` with ``w_k = sinh(sqrt(c) v_k(x))/sqrt(c)``; ``w`` is the space part of
+    the output's Lorentz point.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Dimensions of the balls.
+    c : float or PoincareBall
+        Curvature, > 0, or a manifold.
+    bias : bool
+        Learn offsets.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import PoincareLinear
+    >>> PoincareLinear(8, 3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, c: BallCurvature = 1.0, bias: bool = True
+    ) -> None:
+        super().__init__(c)
+        positive(in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        # The paper's start: |v_k| of the input's size, half of it for the factor 2 of the logits.
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) * (2 * in_features) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map points ``(*, in_features)`` to points ``(*, out_features)``."""
+        width(x, self.in_features, "x", "in_features")
+        root = self.c**0.5
+        w = torch.sinh(root * _logits(x, self.weight, self.bias, self.c)) / root
+        square = self.c * w.square().sum(-1, keepdim=True)
+        return ops.projx(w / (1.0 + torch.sqrt(1.0 + square)), self.c)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class PoincareEmbedding(_BallLayer):
+    """Embedding whose rows are points of the ball (Nickel and Kiela, NeurIPS 2017).
+
+    The table is a :class:`geoopt.ManifoldParameter`: give it to a Riemannian optimiser.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Size of the vocabulary.
+    features : int
+        Dimension d of the ball.
+    c : float or PoincareBall
+        Curvature, > 0, or a manifold.
+    std : float
+        Spread of the points at the start (wrapped normal).
+    sparse : bool
+        Sparse gradients; :class:`hyperkit.optim.RiemannianAdam` and ``RiemannianSGD`` take them.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        features: int,
+        c: BallCurvature = 1.0,
+        *,
+        std: float = 1e-2,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__(c)
+        positive(num_embeddings=num_embeddings, features=features)
+        start = self.manifold.random_normal(num_embeddings, features, std=std)
+        self.weight = geoopt.ManifoldParameter(start, manifold=self.manifold)  # type: ignore[call-arg]
+        self.sparse = sparse
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Map indices ``(*)`` to points ``(*, d)``."""
+        return nn.functional.embedding(index, self.weight, sparse=self.sparse)
