@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import platform
 import random
@@ -40,6 +41,8 @@ _FEATURE_OF = {
     "Filters": "filters",
     **{name: name for name in PROPERTIES},
 }
+_MANY = 200_000
+log = logging.getLogger(__name__)
 EXTRAS = ("GuacaMol/KL", "GuacaMol/FCD")
 
 
@@ -149,7 +152,7 @@ def evaluate(
     _check(smiles, unique_k, n_jobs, batch_size, limit)
     settings = {
         "reference": str(reference),
-        "train": str(train) if train is None or isinstance(train, str | Path) else f"{len(train)} molecules",
+        "train": _describe(train),
         "unique_k": list(unique_k),
         "n_jobs": n_jobs,
         "batch_size": batch_size,
@@ -176,6 +179,12 @@ def _evaluate(
 ) -> MosesReport:
     notes: list[str] = []
     given = len(smiles)
+    if limit is None and given > _MANY:
+        log.warning(
+            "%s molecules: MOSES compares 30,000 (limit=30000); all of them take hours if they are distinct, "
+            "and IntDiv grows with the square of their number",
+            f"{given:,}",
+        )
     if limit is not None and given > limit:
         smiles = smiles[:limit]
         notes.append(f"only the first {limit:,} of {given:,} molecules were evaluated (limit={limit})")
@@ -236,6 +245,12 @@ def _evaluate(
         samples=_samples(features, seed),
         source=source,
     )
+
+
+def _describe(train: str | Path | Sequence[str] | None) -> str | None:
+    if train is None or isinstance(train, str | Path):
+        return None if train is None else str(train)
+    return f"{len(train)} molecules"
 
 
 def _check(

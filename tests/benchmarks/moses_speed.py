@@ -3,7 +3,7 @@
     python tests/benchmarks/moses_speed.py -n 10000 --kind train test bad --n-jobs 2 --json speed.json
 
 Both run in fresh processes, one after the other, with the same number of processes and threads. Memory is the
-largest sum of the proportional set sizes of the whole process tree, sampled twice a second. With ``--ours``
+largest sum of the proportional set sizes of the whole process tree, sampled every two seconds. With ``--ours``
 only ours is run. The reference caches are warm unless ``--cold`` is given.
 """
 
@@ -78,7 +78,7 @@ def measure(command: list[str], environment: dict[str, str] | None = None) -> di
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.5):
+        while not done.wait(2.0):
             peak = max(peak, tree_memory(process.pid))
 
     watcher = threading.Thread(target=watch)

@@ -50,12 +50,13 @@ def test_duplicates_only():
     assert report.counts == report.counts | {"total": 100, "valid": 100, "distinct": 1}
 
 
-def test_a_million_lines(tmp_path):
+def test_a_million_lines(tmp_path, caplog):
     path = tmp_path / "million.smi"
     molecules = drawn("train", 200)
     path.write_text("\n".join(molecules[index % 200] for index in range(1_000_000)))
     report = evaluate_file(path, tmp_path).report
     defined(report)
+    assert "1,000,000 molecules: MOSES compares 30,000" in caplog.text
     assert report.counts == report.counts | {"total": 1_000_000, "valid": 1_000_000, "distinct": 200}
     # Repeating a set changes no mean; only FCD's covariance is normalised by n - 1.
     once = evaluate(molecules)
