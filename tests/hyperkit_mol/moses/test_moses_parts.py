@@ -99,6 +99,9 @@ def test_properties_are_rdkits():
         mol = Chem.MolFromSmiles(text)
         assert found["QED"][row] == pytest.approx(QED.qed(mol), abs=1e-12)
         assert found["logP"][row] == pytest.approx(Crippen.MolLogP(mol), abs=1e-12)
+        assert _chemistry.stereocentres(Chem.Mol(mol)) == len(
+            Chem.FindMolChiralCenters(mol, includeUnassigned=True)
+        )
         assert found["weight"][row] == Descriptors.MolWt(mol)
         bits = np.zeros(1024, dtype=np.uint8)
         DataStructs.ConvertToNumpyArray(generator.GetFingerprint(mol), bits)
