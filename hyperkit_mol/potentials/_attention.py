@@ -1,0 +1,126 @@
+"""Attention of an atom's neighbours on each other, with a second derivative and no jump at the cutoff."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyperkit.ops import lorentz
+
+__all__ = ["NeighborAttention"]
+
+
+class NeighborAttention(nn.Module):
+    """Multi-head self-attention over each atom's M neighbours.
+
+    The logit of neighbours j and k of one atom is ``sum_l P_l(cos theta_jk) <q_jl, k_kl>/sqrt(d) + b_k``
+    (queries and keys split over Legendre degrees: equal to scalar products of ``q_l (x) Y_l(direction)``,
+    hence invariant to rotation), the weight
+
+        w_jk = u_k exp(logit_jk) / (1 + sum_k' u_k' exp(logit_jk'))
+
+    with the envelope u. A neighbour at the cutoff has u = 0 and takes no part, and the 1 in the denominator is
+    a place to rest: when the last neighbour leaves, its weight goes to 0, where a plain softmax would divide
+    0 by 0. With ``attention="lorentz"`` queries, keys and values are points of the Lorentz model over the same
+    space coordinates: the logit is the squared Lorentzian distance of :class:`hyperkit.nn.LorentzAttention`
+    with its learned temperature, values are joined by the Lorentz centroid, and the place to rest is the
+    origin.
+
+    The softmax is written out because PyTorch's ``scaled_dot_product_attention`` has no second derivative,
+    which conservative forces need in training.
+
+    Parameters
+    ----------
+    features : int
+        Width H of a message.
+    num_heads : int
+    degrees : int
+        Legendre degrees; divides ``features / num_heads``.
+    radial : int
+        Radial functions of the bias b.
+    attention : str
+        "euclidean" or "lorentz".
+    c : float
+        Curvature parameter of the Lorentz model, > 0.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_heads: int,
+        degrees: int,
+        radial: int,
+        attention: str = "euclidean",
+        c: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.degrees = num_heads, degrees
+        self.head_features = features // num_heads
+        self.lorentz, self.c = attention == "lorentz", c
+        self.project = nn.Linear(features, 3 * features)
+        self.bias = nn.Linear(radial, num_heads, bias=False)
+        self.out = nn.Linear(features, features)
+        if self.lorentz:
+            self.log_temperature = nn.Parameter(
+                torch.full((num_heads, 1, 1), 0.5 * math.log(self.head_features))
+            )
+
+    def forward(self, message: Tensor, envelope: Tensor, legendre: Tensor, basis: Tensor) -> Tensor:
+        """Attend.
+
+        Parameters
+        ----------
+        message : Tensor
+            ``(N, M, H)``.
+        envelope : Tensor
+            ``(N, M)``, 0 for padding.
+        legendre : Tensor
+            ``(N, degrees, M, M)``.
+        basis : Tensor
+            ``(N, M, radial)``.
+
+        Returns
+        -------
+        Tensor
+            ``(N, M, H)``.
+        """
+        n, m, _ = message.shape
+        heads, degrees = self.num_heads, self.degrees
+        q, k, v = self.project(message).view(n, m, 3, heads, self.head_features).permute(2, 0, 3, 1, 4)
+        bias = self.bias(basis).transpose(1, 2).unsqueeze(2)
+        if self.lorentz:
+            factor = 2.0 * torch.exp(-self.log_temperature)
+            logits = self._products(q * factor, k, legendre)
+            # <q, k>_L = <q, k> - t_q t_k; the constant 2/c of the squared distance keeps logits near 0.
+            t_q, t_k = self._time(q), self._time(k)
+            logits = logits + factor * (1.0 / self.c - t_q * t_k.transpose(-1, -2)) + bias
+        else:
+            logits = self._products(q * self.head_features**-0.5, k, legendre) + bias
+        # The highest logit cancels from value and derivatives; it only keeps exp in range.
+        top = logits.detach().amax(-1, keepdim=True).clamp(min=0.0)
+        weight = envelope[:, None, None, :] * torch.exp(logits - top)
+        rest = torch.exp(-top)
+        total = rest + weight.sum(-1, keepdim=True)
+        weight = weight / total
+        if self.lorentz:
+            points = lorentz.from_space(v, self.c)
+            mean = weight @ points
+            origin = torch.zeros_like(mean)
+            origin[..., 0] = (rest / total).squeeze(-1) / math.sqrt(self.c)
+            joined = lorentz.normalize(mean + origin, self.c)[..., 1:]
+        else:
+            joined = weight @ v
+        return self.out(joined.transpose(1, 2).reshape(n, m, -1))
+
+    def _products(self, q: Tensor, k: Tensor, legendre: Tensor) -> Tensor:
+        n, heads, m, d = q.shape
+        if self.degrees == 1:
+            return q @ k.transpose(-1, -2)
+        q = q.reshape(n, heads, m, self.degrees, -1).transpose(2, 3)
+        k = k.reshape(n, heads, m, self.degrees, -1).permute(0, 1, 3, 4, 2)
+        return ((q @ k) * legendre.unsqueeze(1)).sum(2)
+
+    def _time(self, space: Tensor) -> Tensor:
+        return torch.sqrt(space.square().sum(-1, keepdim=True) + 1.0 / self.c)

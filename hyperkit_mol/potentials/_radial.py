@@ -1,0 +1,88 @@
+"""Functions of distances and angles: envelope, radial bases, Legendre polynomials."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RadialBasis", "envelope", "legendre", "soft_cap"]
+
+_POWER = 6
+
+
+def envelope(distance: Tensor, cutoff: float) -> Tensor:
+    """Polynomial that falls from 1 to 0 at `cutoff`, with two zero derivatives there.
+
+    ``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` with ``x = d/cutoff`` and p = 6 (Gasteiger
+    et al., DimeNet, ICLR 2020, equation 8). The third derivative jumps at the cutoff.
+    """
+    p = _POWER
+    x = (distance / cutoff).clamp(max=1.0)
+    xp = x**p
+    return 1.0 + xp * (-(p + 1) * (p + 2) / 2 + x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+
+
+class RadialBasis(nn.Module):
+    """Distances ``(*,)`` to radial functions ``(*, size)``.
+
+    Parameters
+    ----------
+    kind : str
+        "bessel": ``sin(n pi d/cutoff)/d`` (DimeNet), good at high resolution with few functions; "gaussian":
+        Gaussians over [0, cutoff], as EScAIP has them.
+    size : int
+    cutoff : float
+        Å.
+    """
+
+    centers: Tensor
+
+    def __init__(self, kind: str, size: int, cutoff: float) -> None:
+        super().__init__()
+        self.kind, self.cutoff = kind, cutoff
+        if kind == "bessel":
+            values = torch.arange(1, size + 1, dtype=torch.float64) * math.pi
+        else:
+            values = torch.linspace(0.0, cutoff, size, dtype=torch.float64)
+        self.register_buffer("centers", values.to(torch.get_default_dtype()), persistent=False)
+        self.width = cutoff / (size - 1)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        d = distance.unsqueeze(-1)
+        if self.kind == "bessel":
+            # The factor keeps each function of order one over [1 Å, cutoff].
+            return torch.sin(d * (self.centers / self.cutoff)) * (math.sqrt(2.0 * self.cutoff) / 2.0 / d)
+        return torch.exp(-0.5 * ((d - self.centers) / self.width).square())
+
+
+def legendre(cosine: Tensor, degrees: int) -> Tensor:
+    """``P_0 .. P_{degrees-1}`` of `cosine` ``(N, M, M)``, stacked into ``(N, degrees, M, M)``."""
+    values = [torch.ones_like(cosine), cosine]
+    for l in range(2, degrees):
+        values.append(((2 * l - 1) * cosine * values[-1] - (l - 1) * values[-2]) / l)
+    return torch.stack(values[:degrees], 1)
+
+
+def soft_cap(distance: Tensor, weight: Tensor, limit: int, softness: float = 0.2) -> Tensor:
+    """Factor that fades out all but the nearest neighbours, smooth in every distance.
+
+    The soft rank of a neighbour is the number of nearer ones, each counted by its envelope times
+    ``sigmoid((d_ij - d_ik)/softness)``. The factor is 1 up to rank ``0.7 limit``, exactly 0 from `limit` on.
+
+    Parameters
+    ----------
+    distance : Tensor
+        ``(N, M)``, Å.
+    weight : Tensor
+        Envelopes ``(N, M)``.
+    limit : int
+    softness : float
+        Å.
+    """
+    nearer = torch.sigmoid((distance.unsqueeze(2) - distance.unsqueeze(1)) / softness)
+    # An atom is not its own predecessor: it would count as half of one.
+    rank = (nearer * weight.unsqueeze(1)).sum(-1) - 0.5 * weight
+    x = ((rank - 0.7 * limit) / (0.3 * limit)).clamp(0.0, 1.0)
+    return 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)

@@ -1,0 +1,167 @@
+"""The configuration of a potential: YAML checked by pydantic, with shipped presets."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hyperkit_mol.generator.config import ConfigError
+
+__all__ = [
+    "MODELS",
+    "PRESETS",
+    "ConfigError",
+    "DataConfig",
+    "ModelConfig",
+    "PotentialConfig",
+    "TrainingConfig",
+    "load_config",
+]
+
+MODELS = ("escaip", "transformer")
+PRESETS = ("small", "medium", "large")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Which structures to train on; energies in eV, lengths in Å."""
+
+    train: str | None = Field(None, description="file of structures that ASE reads")
+    validation: str | float = Field(0.1, description="a file, a fraction below 1, or a number of structures")
+    isolated_atoms: str | None = Field(
+        None, description="file of single atoms with energies; least squares if left out"
+    )
+    limit: int | None = Field(None, ge=2, description="train and validate on a random part of this many")
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    charge_key: str = "charge"
+    spin_key: str = "spin"
+
+
+class ModelConfig(_Strict):
+    """Sizes of a model. Fields that only one of the two models reads say which."""
+
+    kind: Literal["escaip", "transformer"] = "escaip"
+    attention: Literal["euclidean", "lorentz"] = "euclidean"
+    curvature: float = Field(1.0, gt=0, description="c of the Lorentz attention; the curvature is -c")
+    forces: Literal["conservative", "direct"] = "conservative"
+    width: int = Field(64, ge=4)
+    layers: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    feed_forward: int = Field(2, ge=1, description="width of a feed-forward layer, as a multiple of width")
+    cutoff: float = Field(5.0, gt=0.2, description="Å (escaip)")
+    max_neighbors: int | None = Field(
+        None, ge=2, description="fade out all but about this many nearest neighbours (escaip)"
+    )
+    radial: int = Field(16, ge=2, description="radial functions (escaip)")
+    radial_basis: Literal["bessel", "gaussian"] = Field("bessel", description="(escaip)")
+    degrees: int = Field(4, ge=1, description="Legendre degrees 0 to degrees - 1 in a logit (escaip)")
+
+    @model_validator(mode="after")
+    def _divides(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, got width {self.width} and heads {self.heads}")
+        per_head = self.width // self.heads
+        if self.kind == "escaip" and per_head % self.degrees:
+            raise ValueError(
+                f"degrees must divide width/heads, got width/heads {per_head} and degrees {self.degrees}"
+            )
+        return self
+
+
+class TrainingConfig(_Strict):
+    """Optimisation."""
+
+    steps: int = Field(5000, ge=1)
+    batch_size: int = Field(10, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    warmup: int = Field(100, ge=0)
+    final_lr: float = Field(0.01, ge=0, le=1, description="learning rate at the end, as a part of lr")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: float = Field(10.0, gt=0, description="largest gradient norm")
+    ema: float = Field(0.995, ge=0, lt=1, description="decay of the averaged weights that are saved")
+    energy_weight: float = Field(1.0, ge=0, description="of |E - E'| per atom, over the force scale x 1 Å")
+    forces_weight: float = Field(1.0, ge=0, description="of the mean |F - F'|, over the force scale")
+    rotate: bool | None = Field(None, description="rotation augmentation; by default where it is needed")
+    dtype: Literal["float32", "float64"] = "float32"
+    save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(500, ge=1, description="steps between validations")
+
+
+class PotentialConfig(_Strict):
+    """Everything that decides a run."""
+
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
+    model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
+    training: TrainingConfig = TrainingConfig()  # pyright: ignore[reportCallIssue]
+
+
+def load_config(
+    source: str | Path = "small", model: str = "escaip", overrides: dict[str, Any] | None = None
+) -> PotentialConfig:
+    """Read a preset by name, or a YAML file, and check it.
+
+    Parameters
+    ----------
+    source : str or Path
+        One of :data:`PRESETS`, or a YAML file.
+    model : str
+        One of :data:`MODELS`; with a preset only, a file says it itself by ``model.kind``.
+    overrides : dict, optional
+        Values by dotted key (``{"model.width": 64}``), set last.
+
+    Raises
+    ------
+    ConfigError
+        Naming the wrong key or value and what is accepted.
+    """
+    if str(source) in PRESETS:
+        if model not in MODELS:
+            raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+        name = f"{model}-{source}.yaml"
+        text = resources.files(__package__).joinpath("presets", name).read_text()
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"{source}: neither a preset ({', '.join(PRESETS)}) nor a file")
+        text = path.read_text(errors="replace")
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{source}: not YAML ({err})") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected settings as 'key: value', found {type(data).__name__}")
+    for key, value in (overrides or {}).items():
+        target = data
+        *folders, last = key.split(".")
+        for folder in folders:
+            target = target.setdefault(folder, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{key}: {folder} is a value, not a group of settings")
+        target[last] = value
+    try:
+        return PotentialConfig.model_validate(data)
+    except ValidationError as err:
+        raise ConfigError(_explain(err, str(source))) from None
+
+
+def _explain(err: ValidationError, source: str) -> str:
+    rows = []
+    for e in err.errors():
+        key = ".".join(str(part) for part in e["loc"])
+        if e["type"] == "extra_forbidden":
+            group = PotentialConfig.model_fields.get(str(e["loc"][0])) if len(e["loc"]) > 1 else None
+            known = getattr(group.annotation if group else PotentialConfig, "model_fields", {})
+            rows.append(f"  {key}: no such key; known here: {', '.join(sorted(known))}")
+        else:
+            rows.append(f"  {key or 'configuration'}: {e['msg']}, got {e['input']!r}")
+    return f"{source}: wrong configuration\n" + "\n".join(rows)

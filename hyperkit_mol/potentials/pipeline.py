@@ -1,0 +1,383 @@
+"""From a configuration to a trained potential, and from a potential to its errors on a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import uuid
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from hyperkit_mol.chem.prepare import cpu_count
+from hyperkit_mol.generator.callbacks import (
+    AtomicCheckpointIO,
+    BlockCheckpoint,
+    TrainingProgress,
+    progress_bar,
+)
+from hyperkit_mol.generator.logs import ContinuedCSVLogger
+from hyperkit_mol.generator.pipeline import RunError, _flat, _quiet, _TimeLimit
+from hyperkit_mol.potentials.batch import Structure
+from hyperkit_mol.potentials.config import DataConfig, PotentialConfig, load_config
+from hyperkit_mol.potentials.data import DataKeys, read_structures, split_structures
+from hyperkit_mol.potentials.errors import DataError
+from hyperkit_mol.potentials.model_files import load_potential, save_potential
+from hyperkit_mol.potentials.potential import Potential
+from hyperkit_mol.potentials.statistics import describe, isolated_energies, normalization
+from hyperkit_mol.potentials.training import LabelledSet, PotentialTraining
+
+__all__ = ["Errors", "TrainResult", "evaluate", "load_data", "predict", "train"]
+
+
+@dataclass
+class TrainResult:
+    """Where the model is, and what was measured on the way."""
+
+    model: Path
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Errors:
+    """Errors on a labelled set: energies in meV, forces in meV/Å over components."""
+
+    structures: int
+    energy_rmse: float
+    energy_mae: float
+    energy_rmse_per_atom: float
+    force_rmse: float
+    force_mae: float
+    seconds: float
+
+
+class _Progress(TrainingProgress):
+    """The generator's bar with a potential's figures."""
+
+    @staticmethod
+    def _losses(trainer: L.Trainer) -> str:
+        found = trainer.callback_metrics
+        parts = []
+        if "train/loss" in found:
+            parts.append(f"loss {float(found['train/loss']):.4f}")
+        for stage, name in (("train", "batch"), ("val", "val")):
+            if f"{stage}/force_rmse" in found:
+                e, f = (float(found[f"{stage}/{k}_rmse"]) for k in ("energy", "force"))
+                parts.append(f"{name} RMSE {e:.1f} meV {f:.1f} meV/Å")
+        return "  ".join(parts)
+
+
+def load_data(
+    config: DataConfig, seed: int = 0
+) -> tuple[list[Structure], list[Structure], dict[int, float] | None]:
+    """Read what a run trains on, what it validates on, and the isolated atoms (None: to be fitted).
+
+    Frames of a single atom in the training file count as isolated atoms, as in many public sets.
+
+    Raises
+    ------
+    DataError, StructureError
+        See :func:`~hyperkit_mol.potentials.data.read_structures`.
+    """
+    if config.train is None:
+        raise DataError("no data: name a file of structures by --data (or data.train)")
+    keys = DataKeys(config.energy_key, config.forces_key, config.charge_key, config.spin_key)
+    read = read_structures(config.train, keys)
+    molecules = [s for s in read if len(s) > 1]
+    atoms = [s for s in read if len(s) == 1]
+    if config.isolated_atoms is not None:
+        atoms = read_structures(config.isolated_atoms, keys)
+    if len(molecules) < 2:
+        raise DataError(
+            f"{config.train}: {len(molecules)} structures of more than one atom; at least 2 needed"
+        )
+    if config.limit is not None and config.limit < len(molecules):
+        chosen = np.random.default_rng([seed, 5]).permutation(len(molecules))[: config.limit]
+        molecules = [molecules[k] for k in sorted(chosen)]
+    share = _number(config.validation)
+    if share is None:
+        held = [s for s in read_structures(str(config.validation), keys) if len(s) > 1]
+        if not held:
+            raise DataError(f"{config.validation}: no structures of more than one atom")
+        return molecules, held, isolated_energies(atoms) if atoms else None
+    part, held = split_structures(molecules, share, seed)
+    return part, held, isolated_energies(atoms) if atoms else None
+
+
+def _number(value: str | float) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def train(
+    config: PotentialConfig,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    max_seconds: float | None = None,
+    devices: int | str = 1,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train a potential; write ``output/model``.
+
+    Parameters
+    ----------
+    config : PotentialConfig
+    output : str or Path
+        Folder of the run: configuration, logs (CSV and TensorBoard), checkpoint, model.
+    resume : bool
+        Go on from the checkpoint in `output`; the losses are those of a run that was never stopped.
+    max_seconds : float, optional
+        Stop training in time for this; what is trained by then is kept and saved.
+    devices : int or str
+        Lightning's ``devices``.
+
+    Raises
+    ------
+    RunError
+        If `output` cannot be written, holds another run, or its checkpoint is damaged.
+    DataError, StructureError, ModelError
+        For data that cannot be trained on.
+    """
+    console = console or Console()
+    begin = time.monotonic()
+    output = Path(output)
+    config = _open_run(config, output, resume)
+    _quiet()
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the average, on purpose
+    structures, held, given = load_data(config.data, config.seed)
+    units = normalization(structures, given)
+    _say(console, f"{config.data.train}: training on")
+    for line in describe(structures, units.references):
+        _say(console, f"  {line}")
+    source = "isolated atoms" if given else "least squares over the training set"
+    _say(console, f"  reference energies from {source}; force scale {units.scale:.3f} eV/Å")
+
+    dtype = getattr(torch, config.training.dtype)
+    cutoff = config.model.cutoff if config.model.kind == "escaip" else None
+    data = LabelledSet(structures, cutoff, dtype)
+    torch.manual_seed(config.seed)
+    potential = Potential(config.model, units, data.mean_neighbors).to(dtype)
+    potential.check([*structures, *held])
+    module = PotentialTraining(potential, config, data, LabelledSet(held, cutoff, dtype))
+    count = sum(p.numel() for p in potential.parameters())
+    graph = "" if cutoff is None else f", {data.mean_neighbors:.1f} neighbours within {cutoff:g} Å"
+    _say(
+        console,
+        f"{len(structures):,} structures to train on, {len(held):,} to validate on; {config.model.kind} with "
+        f"{count:,} parameters, {config.model.attention} attention, {config.model.forces} forces{graph}",
+    )
+    limit = None if max_seconds is None else max(1.0, max_seconds - (time.monotonic() - begin))
+    metrics = _fit(module, output, limit, devices, console)
+    seconds = time.monotonic() - begin
+    final = module.average
+    final.requires_grad_(True)
+    info = {
+        "train": config.data.train,
+        "structures": len(structures),
+        "steps": module.step,
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, {cpu_count()} processors, torch {torch.__version__}",
+        "metrics": metrics,
+    }
+    save_potential(output / "model", final, info)
+    shown = "  ".join(f"{k.removeprefix('val/')} {v:.3g}" for k, v in metrics.items() if k.startswith("val/"))
+    _say(
+        console, f"Model written to {output / 'model'} after {seconds / 60:.1f} min; validation, meV: {shown}"
+    )
+    return TrainResult(output / "model", seconds, metrics)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _open_run(config: PotentialConfig, output: Path, resume: bool) -> PotentialConfig:
+    path = output / "config.yaml"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".write-{uuid.uuid4().hex}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as err:
+        raise RunError(f"{output}: cannot write there ({err.strerror or err})") from err
+    if path.exists():
+        if not resume:
+            raise RunError(f"{output} already holds a run: go on with --resume, or name another folder")
+        stored = load_config(path)
+        if stored != config:
+            before, now = _flat(stored.model_dump()), _flat(config.model_dump())
+            changed = ", ".join(f"{k} ({before[k]!r} -> {now[k]!r})" for k in before if before[k] != now[k])
+            raise RunError(
+                f"{output} was begun with another configuration: {changed}. Resume with its own, {path}"
+            )
+        return stored
+    if resume:
+        raise RunError(f"{output} holds no run to resume ({path.name} is missing)")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    os.replace(temporary, path)
+    return config
+
+
+def _fit(
+    module: PotentialTraining, output: Path, limit: float | None, devices: int | str, console: Console
+) -> dict[str, float]:
+    last = output / "last.ckpt"
+    title, begun = "Training the potential", 0
+    if last.exists():
+        try:
+            found = torch.load(last, map_location="cpu", weights_only=True)
+            begun, state = found["step"], found["state_dict"]
+        except Exception as err:
+            raise RunError(
+                f"{last}: damaged checkpoint ({type(err).__name__}); delete it to train again"
+            ) from err
+        if begun >= module.steps:
+            module.load_state_dict(state)
+            module.step = begun
+            _say(console, f"{title}: already done ({begun:,} steps)")
+            return load_metrics(output)
+        _say(console, f"{title}: going on from step {begun:,}")
+    progress = _Progress(console, title, module.settings.batch_size, limit)
+    callbacks: list[L.Callback] = [progress, BlockCheckpoint(last)]
+    clock = None
+    if limit is not None:
+        callbacks.append(clock := _TimeLimit(limit))
+    trainer = L.Trainer(
+        accelerator="auto" if torch.cuda.is_available() else "cpu",
+        devices=devices,
+        strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
+        max_epochs=module.blocks,
+        callbacks=callbacks,
+        logger=[
+            ContinuedCSVLogger(output / "metrics.csv", begun),
+            TensorBoardLogger(output, name="tensorboard", version=""),
+        ],
+        log_every_n_steps=10,
+        check_val_every_n_epoch=max(1, round(module.settings.validate_every / module.block)),
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        gradient_clip_val=module.settings.clip,
+        # Forces are gradients, in validation too.
+        inference_mode=False,
+        plugins=[AtomicCheckpointIO()],
+    )
+    try:
+        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if clock is not None and clock.struck:
+        _say(console, f"{title}: time is up after {module.step:,} of {module.steps:,} steps")
+    # Whatever the last validation saw, the figures belong to the weights that are saved.
+    module.average.to(module.device)
+    errors = _measure(module.average, module.held)
+    metrics = {
+        "val/energy_rmse": errors.energy_rmse,
+        "val/energy_rmse_per_atom": errors.energy_rmse_per_atom,
+        "val/force_rmse": errors.force_rmse,
+        "structures_per_second": progress.rate,
+    }
+    return {k: round(v, 4) for k, v in metrics.items()}
+
+
+def load_metrics(output: Path) -> dict[str, float]:
+    """Metrics that an earlier, finished training left in its model."""
+    path = output / "model" / "potential.json"
+    return json.loads(path.read_text()).get("info", {}).get("metrics", {}) if path.exists() else {}
+
+
+def predict(
+    potential: Potential, structures: list[Structure], batch_size: int = 32, console: Console | None = None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Energies ``(B,)`` in eV and forces ``(n, 3)`` in eV/Å of structures, by batches of like sizes."""
+    order = np.argsort([len(s) for s in structures], kind="stable")
+    energies, forces = np.empty(len(structures)), [np.empty(0)] * len(structures)
+    with progress_bar(console or Console(quiet=True)) as bar:
+        task = bar.add_task("Evaluating", total=len(order), note="")
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            found = potential(potential.prepare([structures[k] for k in rows]))
+            energies[rows] = found.energy.detach().cpu().numpy()
+            parts = found.forces.detach().cpu().double().numpy()
+            ends = np.cumsum([len(structures[k]) for k in rows])[:-1]
+            for k, part in zip(rows, np.split(parts, ends), strict=True):
+                forces[k] = part
+            bar.advance(task, len(rows))
+    return energies, forces
+
+
+def _errors(
+    structures: list[Structure], energies: np.ndarray, forces: list[np.ndarray], seconds: float
+) -> Errors:
+    off = 1e3 * (energies - np.array([s.energy for s in structures], dtype=float))
+    atoms = np.array([len(s) for s in structures])
+    wrong = [
+        1e3 * (f - s.forces).ravel() for f, s in zip(forces, structures, strict=True) if s.forces is not None
+    ]
+    bad = np.concatenate(wrong) if wrong else np.zeros(0)
+    return Errors(
+        structures=len(structures),
+        energy_rmse=float(np.sqrt(np.mean(off**2))),
+        energy_mae=float(np.mean(np.abs(off))),
+        energy_rmse_per_atom=float(np.sqrt(np.mean((off / atoms) ** 2))),
+        force_rmse=float(np.sqrt(np.mean(bad**2))) if bad.size else float("nan"),
+        force_mae=float(np.mean(np.abs(bad))) if bad.size else float("nan"),
+        seconds=seconds,
+    )
+
+
+def _measure(potential: Potential, data: LabelledSet, console: Console | None = None) -> Errors:
+    begin = time.monotonic()
+    energies, forces = predict(potential, data.structures, console=console)
+    return _errors(data.structures, energies, forces, time.monotonic() - begin)
+
+
+def evaluate(
+    model: str | Path | Potential,
+    path: str | Path,
+    keys: DataKeys | None = None,
+    *,
+    batch_size: int = 32,
+    console: Console | None = None,
+) -> Errors:
+    """Errors of a potential on a labelled file.
+
+    Parameters
+    ----------
+    model : str, Path or Potential
+        A model folder, or what :func:`~hyperkit_mol.potentials.load_potential` returned.
+    path : str or Path
+        File of labelled structures; single atoms count as structures.
+    keys : DataKeys, optional
+    batch_size : int
+
+    Raises
+    ------
+    ModelError, DataError, StructureError
+        For a model or file that cannot be used, and for elements that the model does not know.
+    """
+    potential = model if isinstance(model, Potential) else load_potential(model)
+    potential.eval().requires_grad_(False)
+    structures = read_structures(path, keys)
+    begin = time.monotonic()
+    energies, forces = predict(potential, structures, batch_size, console)
+    return _errors(structures, energies, forces, time.monotonic() - begin)

@@ -1,0 +1,204 @@
+"""From a network's numbers to energies, forces and stress in eV and Å."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hyperkit_mol.potentials.batch import AtomicBatch, Structure, collate
+from hyperkit_mol.potentials.config import ModelConfig
+from hyperkit_mol.potentials.errors import ModelError
+from hyperkit_mol.potentials.escaip import EScAIP
+from hyperkit_mol.potentials.neighbors import neighbor_table
+from hyperkit_mol.potentials.statistics import Normalization
+from hyperkit_mol.potentials.transformer import Transformer
+
+__all__ = ["Potential", "Prediction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a potential says of a batch.
+
+    Parameters
+    ----------
+    energy : Tensor
+        ``(B,)``, eV, float64.
+    forces : Tensor, optional
+        ``(N, 3)``, eV/Å.
+    stress : Tensor, optional
+        ``(B, 3, 3)``, eV/Å³: ``dE/d strain / volume``, positive under tension.
+    atomic : Tensor
+        ``(N,)``, eV, float64: the parts of the energy, references included.
+    """
+
+    energy: Tensor
+    forces: Tensor | None
+    stress: Tensor | None
+    atomic: Tensor
+
+
+class Potential(nn.Module):
+    """A network with the units, elements and reference energies that it was trained with.
+
+    ``E = sum_i ref[Z_i] + p_i (shift + scale * f_i)`` with f the network's output and p its presence factor,
+    so that a lone atom has exactly its reference energy. References are added in float64: float32 holds a
+    total energy of 10,000 eV to 1 meV.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    normalization : Normalization
+        Its references say which elements the model knows.
+    neighbors : float
+        Mean number of neighbours in the training set (escaip).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hyperkit_mol.potentials import ModelConfig, Normalization, Potential, Structure
+    >>> water = Structure(np.array([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]), np.array([8, 1, 1]))
+    >>> model = Potential(ModelConfig(), Normalization({1: -13.6, 8: -2043.0}, -3.0, 1.0))
+    >>> found = model(model.prepare([water]))
+    >>> found.energy.shape, found.forces.shape
+    (torch.Size([1]), torch.Size([3, 3]))
+    """
+
+    def __init__(self, config: ModelConfig, normalization: Normalization, neighbors: float = 1.0) -> None:
+        super().__init__()
+        self.config, self.normalization, self.neighbors = config, normalization, neighbors
+        self.elements = sorted(normalization.references)
+        self.backbone: nn.Module
+        if config.kind == "escaip":
+            self.backbone = EScAIP(config, self.elements, neighbors)
+        else:
+            self.backbone = Transformer(config, self.elements)
+        self.info: dict[str, Any] = {}
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @property
+    def cutoff(self) -> float | None:
+        """Å; None for a model without a graph."""
+        return self.config.cutoff if self.config.kind == "escaip" else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.parameters()).dtype
+
+    def check(self, structures: Sequence[Structure]) -> None:
+        """Refuse elements that the model was not trained on, and periodic structures where it has no images.
+
+        Raises
+        ------
+        ModelError
+            Naming the structure and the elements.
+        """
+        known = set(self.elements)
+        for s in structures:
+            strange = sorted({int(z) for z in s.numbers} - known)
+            if strange:
+                from rdkit import Chem
+
+                symbol = Chem.GetPeriodicTable().GetElementSymbol
+                raise ModelError(
+                    f"{s.name}: the model does not know {', '.join(map(symbol, strange))}; "
+                    f"it was trained on {', '.join(map(symbol, self.elements))}"
+                )
+            if self.cutoff is None and bool(np.any(s.pbc)):  # pyright: ignore[reportArgumentType]
+                raise ModelError(
+                    f"{s.name}: it is periodic, and a {self.config.kind} has no periodic images; use escaip"
+                )
+
+    def prepare(self, structures: Sequence[Structure]) -> AtomicBatch:
+        """Check structures and make a batch of them, with neighbours where the model needs them.
+
+        Raises
+        ------
+        ModelError
+            See :meth:`check`.
+        StructureError
+            For overlapping atoms.
+        """
+        self.check(structures)
+        tables = None
+        if self.cutoff is not None:
+            tables = [neighbor_table(s.positions, self.cutoff, s.cell, s.pbc, s.name) for s in structures]  # pyright: ignore[reportArgumentType]
+        return collate(structures, tables, self.dtype).to(next(self.parameters()).device)
+
+    def forward(self, batch: AtomicBatch, *, forces: bool = True, stress: bool = False) -> Prediction:
+        """Energies, and their derivatives on request.
+
+        Parameters
+        ----------
+        batch : AtomicBatch
+        forces : bool
+        stress : bool
+            Of periodic structures; needs conservative forces.
+
+        Raises
+        ------
+        ModelError
+            If stress is asked of a model with direct forces or of a structure that has no volume.
+        """
+        conservative = self.config.forces == "conservative"
+        if stress and not conservative:
+            raise ModelError(
+                "stress is a derivative of the energy: train the model with forces: conservative"
+            )
+        gradient = conservative and (forces or stress)
+        # Second derivatives are kept where somebody trains on the first ones.
+        create = torch.is_grad_enabled() and self.training
+        leaves: list[Tensor] = []
+        with torch.enable_grad() if gradient else torch.set_grad_enabled(torch.is_grad_enabled()):
+            strain = None
+            if gradient:
+                positions = batch.positions.detach().requires_grad_()
+                leaves.append(positions)
+                cell = batch.cell
+                moved = positions
+                if stress:
+                    strain = torch.zeros_like(batch.cell, requires_grad=True)
+                    leaves.append(strain)
+                    symmetric = 0.5 * (strain + strain.mT)
+                    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.index])
+                    cell = cell + cell @ symmetric
+                batch = replace(batch, positions=moved, cell=cell)
+            out = self.backbone(batch)
+            gained = self.normalization.shift + self.normalization.scale * out.atomic.double()
+            if out.presence is not None:
+                gained = gained * out.presence.double()
+            atomic = gained + self._references(batch.numbers.device)[batch.numbers]
+            energy = torch.zeros(batch.size, dtype=torch.float64, device=atomic.device)
+            energy = energy.index_add(0, batch.index, atomic)
+            slopes: list[Any] = []
+            if gradient:
+                slopes = list(torch.autograd.grad(energy.sum(), leaves, create_graph=create))
+        if not create and gradient:
+            energy, atomic = energy.detach(), atomic.detach()
+        found = None
+        if forces and conservative:
+            found = -slopes[0]
+        elif forces:
+            found = out.forces * self.normalization.scale
+        pressure = None
+        if stress:
+            volume = batch.cell.detach().det().abs()
+            if bool((volume < 1e-6).any()):
+                raise ModelError("stress needs a cell with a volume; one structure has none")
+            pressure = slopes[1] / volume[:, None, None]
+        return Prediction(energy, found, pressure, atomic)
+
+    def _references(self, device: torch.device) -> Tensor:
+        table = self._tables.get(device)
+        if table is None:
+            table = torch.zeros(119, dtype=torch.float64)
+            for z, value in self.normalization.references.items():
+                table[z] = value
+            table = self._tables[device] = table.to(device)
+        return table
