@@ -17,6 +17,7 @@ from hyperkit_mol.moses._reference import Reference
 from hyperkit_mol.moses._workers import Job, Pool, WorkerDiedError
 
 _CHUNK = 200
+CRASH = "crash"
 _CHEMISTRY = "hyperkit_mol.moses._chemistry"
 Tick = Callable[[int, int], None]
 
@@ -71,10 +72,13 @@ class Features:
         result = []
         for feature, number in Counter(feature for _, feature, _ in self.errors).items():
             smiles, _, reason = next(error for error in self.errors if error[1] == feature)
-            result.append(
-                f"{feature} could not be computed for {number} distinct molecule{'s' if number > 1 else ''}, "
-                f"left out of it (the first: {smiles}: {reason})"
-            )
+            what, then = f"{feature} could not be computed for", "left out of it"
+            if feature == CRASH:
+                what, then = "RDKit crashed on", "counted as invalid"
+            elif feature == "filters":
+                then = "counted as not passing"
+            molecules = "molecule" if number == 1 else "molecules"
+            result.append(f"{what} {number} distinct {molecules}, {then} (the first: {smiles}: {reason})")
         return result
 
 
@@ -148,7 +152,7 @@ def _one_by_one(payload: tuple[Any, ...], run: Callable[[tuple[Any, ...]], Any])
             parts.append(run(([text], [weight])))
         except WorkerDiedError as error:
             part = run(([None], [weight]))
-            part["errors"].append((str(text)[:200], "parsing", str(error).split("\n")[0]))
+            part["errors"].append((str(text)[:200], CRASH, str(error).split("\n")[0]))
             parts.append(part)
     merged: dict[str, Any] = {}
     for key, first in parts[0].items():

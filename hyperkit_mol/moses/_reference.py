@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rdkit import rdBase
 
 from hyperkit_mol.moses import _cache, _compat
-from hyperkit_mol.moses._chemistry import DESCRIPTORS, PROPERTIES
-from hyperkit_mol.moses._nearest import BitColumns, bit_columns
+from hyperkit_mol.moses._chemistry import PROPERTIES
+from hyperkit_mol.moses._nearest import bit_columns
 
 _FORMAT = 1  # part of every cache name: raise it when the content changes
 
@@ -51,7 +51,6 @@ class Reference:
     scaffolds: dict[str, int]
     values: dict[str, np.ndarray]
     columns_path: Path | None = None
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def _counts_to_arrays(counts: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +71,6 @@ def _save(reference: Reference, path: Path) -> None:
         "starts": reference.starts,
         "popcounts": reference.popcounts,
         **{f"value_{name}": values for name, values in reference.values.items()},
-        **{f"extra_{name}": values for name, values in reference.extra.items()},
     }
     for name, counts in (("fragments", reference.fragments), ("scaffolds", reference.scaffolds)):
         arrays[f"{name}_text"], arrays[f"{name}_count"] = _counts_to_arrays(counts)
@@ -95,7 +93,6 @@ def _load(path: Path) -> Reference:
             fragments=_arrays_to_counts(stored["fragments_text"], stored["fragments_count"]),
             scaffolds=_arrays_to_counts(stored["scaffolds_text"], stored["scaffolds_count"]),
             values={name: stored[f"value_{name}"] for name in PROPERTIES},
-            extra={key[6:]: stored[key] for key in stored.files if key.startswith("extra_")},
         )
 
 
@@ -178,8 +175,6 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 __all__ = [
-    "DESCRIPTORS",
-    "BitColumns",
     "Reference",
     "custom_reference",
     "fragment_score_files",
