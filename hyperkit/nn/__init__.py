@@ -1,5 +1,7 @@
 """Layers. `features` is the manifold's dimension d: Lorentz points are ``(*, d + 1)``, others ``(*, d)``."""
 
+from hyperkit.nn.activation import LorentzActivation, LorentzBatchNorm, LorentzDropout
+from hyperkit.nn._kernel_points import kernel_points
 from hyperkit.nn.attention import (
     EuclideanAttention,
     EuclideanTransformerBlock,
@@ -7,12 +9,17 @@ from hyperkit.nn.attention import (
     LorentzAttention,
     LorentzTransformerBlock,
 )
+from hyperkit.nn.conv import LorentzAvgPool2d, LorentzConv1d, LorentzConv2d, LorentzConv3d
 from hyperkit.nn.embedding import EuclideanEmbedding, EuclideanLift, ExpMap0, LorentzEmbedding
 from hyperkit.nn.graph import EuclideanGraphConv, LorentzGraphConv
+from hyperkit.nn.hkattention import HKAttention, HKTransformerBlock
+from hyperkit.nn.hkconv import HKConv, PoincareHKConv
+from hyperkit.nn.hknet import HKNet
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
 from hyperkit.nn.mlr import EuclideanMLR, LorentzMLR
 from hyperkit.nn.poincare import PoincareEmbedding, PoincareLinear, PoincareMLR
 from hyperkit.nn.pooling import EuclideanCentroid, EuclideanConcat, LorentzCentroid, LorentzConcat
+from hyperkit.nn.recurrent import LorentzGRU, LorentzGRUCell
 from hyperkit.nn.residual import EuclideanLayerNorm, EuclideanResidual, LorentzLayerNorm, LorentzResidual
 
 # isort: split
@@ -32,11 +39,24 @@ __all__ = [
     "EuclideanTransformerBlock",
     "ExpMap0",
     "Geometry",
+    "HKAttention",
+    "HKConv",
+    "HKNet",
+    "HKTransformerBlock",
     "KVCache",
+    "LorentzActivation",
     "LorentzAttention",
+    "LorentzAvgPool2d",
+    "LorentzBatchNorm",
     "LorentzCentroid",
     "LorentzConcat",
+    "LorentzConv1d",
+    "LorentzConv2d",
+    "LorentzConv3d",
+    "LorentzDropout",
     "LorentzEmbedding",
+    "LorentzGRU",
+    "LorentzGRUCell",
     "LorentzGraphConv",
     "LorentzLayerNorm",
     "LorentzLinear",
@@ -44,7 +64,9 @@ __all__ = [
     "LorentzResidual",
     "LorentzTransformerBlock",
     "PoincareEmbedding",
+    "PoincareHKConv",
     "PoincareLinear",
     "PoincareMLR",
     "geometry",
+    "kernel_points",
 ]
