@@ -1,7 +1,7 @@
 """Layers. `features` is the manifold's dimension d: Lorentz points are ``(*, d + 1)``, others ``(*, d)``."""
 
-from hyperkit.nn.activation import LorentzActivation, LorentzBatchNorm, LorentzDropout
 from hyperkit.nn._kernel_points import kernel_points
+from hyperkit.nn.activation import LorentzActivation, LorentzBatchNorm, LorentzDropout
 from hyperkit.nn.attention import (
     EuclideanAttention,
     EuclideanTransformerBlock,
