@@ -21,12 +21,12 @@ class NeighborAttention(nn.Module):
 
         w_jk = u_k exp(logit_jk) / (1 + sum_k' u_k' exp(logit_jk'))
 
-    with the envelope u. A neighbour at the cutoff has u = 0 and takes no part, and the 1 in the denominator is
-    a place to rest: when the last neighbour leaves, its weight goes to 0, where a plain softmax would divide
-    0 by 0. With ``attention="lorentz"`` queries, keys and values are points of the Lorentz model over the same
-    space coordinates: the logit is the squared Lorentzian distance of :class:`hyperkit.nn.LorentzAttention`
-    with its learned temperature, values are joined by the Lorentz centroid, and the place to rest is the
-    origin.
+    with the envelope u. A neighbour at the cutoff has u = 0 and takes no part, and the 1 in the denominator
+    is a place to rest: when the last neighbour leaves, its weight goes to 0, where a plain softmax would
+    divide 0 by 0. With ``attention="lorentz"`` queries, keys and values are points of the Lorentz model over
+    the same space coordinates: the logit is minus the squared Lorentzian distance over a learned temperature,
+    as in :class:`hyperkit.nn.LorentzAttention`, values are joined by the Lorentz centroid, and the place to
+    rest is the origin.
 
     The softmax is written out because PyTorch's ``scaled_dot_product_attention`` has no second derivative,
     which conservative forces need in training.
@@ -87,7 +87,7 @@ class NeighborAttention(nn.Module):
             ``(N, M, H)``.
         """
         n, m, _ = message.shape
-        heads, degrees = self.num_heads, self.degrees
+        heads = self.num_heads
         q, k, v = self.project(message).view(n, m, 3, heads, self.head_features).permute(2, 0, 3, 1, 4)
         bias = self.bias(basis).transpose(1, 2).unsqueeze(2)
         if self.lorentz:
@@ -115,7 +115,7 @@ class NeighborAttention(nn.Module):
         return self.out(joined.transpose(1, 2).reshape(n, m, -1))
 
     def _products(self, q: Tensor, k: Tensor, legendre: Tensor) -> Tensor:
-        n, heads, m, d = q.shape
+        n, heads, m, _ = q.shape
         if self.degrees == 1:
             return q @ k.transpose(-1, -2)
         q = q.reshape(n, heads, m, self.degrees, -1).transpose(2, 3)

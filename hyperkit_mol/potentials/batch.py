@@ -17,7 +17,7 @@ __all__ = ["AtomicBatch", "Structure", "collate"]
 
 _MAX_NUMBER = 118
 CHARGES = range(-10, 11)
-SPINS = range(0, 11)
+SPINS = range(11)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,8 @@ class Structure:
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise StructureError(
-                f"{self.name}: {field} has {int(bad.sum())} values that are NaN or infinite (first in row {row})"
+                f"{self.name}: {field} has {int(bad.sum())} values that are NaN or infinite, "
+                f"the first in row {row}"
             )
 
     def _check_cell(self) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+_RUN, _SDF = Path("runs/potential"), Path("relaxed.sdf")
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -124,8 +126,41 @@ def evaluate(
             console.print(f"Figures written to {output}")
 
 
+@app.command()
+def relax(
+    smiles: Annotated[Path, typer.Argument(help="File of SMILES: plain, CSV or TSV, gzipped or not.")],
+    model: Annotated[Path, typer.Option(help="Model folder (runs/.../model).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="SDF file to write.")] = _SDF,
+    method: Annotated[str, typer.Option(help="bfgs or fire.")] = "bfgs",
+    fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
+    max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the starting conformers.")] = 0,
+) -> None:
+    """Relax molecules to 3D structures, from RDKit conformers, into one SDF file."""
+    with _answer():
+        from hyperkit_mol.cli import console
+        from hyperkit_mol.generator.callbacks import progress_bar
+        from hyperkit_mol.potentials.model_files import load_potential
+        from hyperkit_mol.potentials.relax import Report, relax_file
+
+        report = Report(failed=[])
+        options = {"method": method, "fmax": fmax, "max_steps": max_steps, "seed": seed}
+        with progress_bar(console) as bar:
+            task = bar.add_task("Relaxing", total=None, note="")
+            for done, count, report in relax_file(load_potential(model), smiles, output, **options):
+                bar.update(task, completed=done, total=count, note=f"{len(report.failed or [])} failed")
+        for line in (report.failed or [])[:20]:
+            console.print(f"  left out, {line}", highlight=False, soft_wrap=True, markup=False)
+        if len(report.failed or []) > 20:
+            console.print(f"  ... and {len(report.failed or []) - 20} more")
+        if not report.written:
+            raise ValueError(f"{smiles}: no molecule could be relaxed, so {output} was not written")
+        unfinished = f", {report.unconverged} of them not converged" if report.unconverged else ""
+        console.print(f"{report.written} relaxed structures written to {output}{unfinished}", soft_wrap=True)
+
+
 def _answer() -> Any:
-    # The parent's way of answering: one clear line for what a person can mend. Imported late, as it mounts us.
+    # The parent's way of answering: one clear line. Imported late, because the parent mounts this module.
     from hyperkit_mol.cli import _answer as answer
 
     return answer()

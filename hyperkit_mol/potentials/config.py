@@ -128,7 +128,7 @@ def load_config(
         if model not in MODELS:
             raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
         name = f"{model}-{source}.yaml"
-        text = resources.files(__package__).joinpath("presets", name).read_text()
+        text = resources.files("hyperkit_mol.potentials").joinpath("presets", name).read_text()
     else:
         path = Path(source)
         if not path.is_file():

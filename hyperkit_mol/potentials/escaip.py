@@ -24,7 +24,7 @@ class BackboneOutput:
     atomic : Tensor
         ``(N,)``.
     presence : Tensor or None
-        ``(N,)``: 0 for an atom without neighbours, near 1 in a molecule; None where the model has no such idea.
+        ``(N,)``: 0 for an atom without neighbours, near 1 in a molecule; None where it has no meaning.
     forces : Tensor or None
         ``(N, 3)`` of a direct head.
     """
@@ -141,7 +141,8 @@ class EScAIP(nn.Module):
         pair = kind.unsqueeze(1) * self.element.num_embeddings + kind[e.neighbors]
         filters = self.filters(e.basis)
         filters = filters.view(*e.neighbors.shape, -1, self.config.width).unbind(2)
-        # Bond-orientational order, squared (its root has no derivative at 0): sum_jk u_j u_k P_l(cos theta_jk).
+        # Bond-orientational order, sum_jk u_j u_k P_l(cos theta_jk), without its root, whose slope at 0 is
+        # infinite.
         total = e.envelope.sum(1)
         order = torch.einsum("nj,nljk,nk->nl", e.envelope, e.legendre, e.envelope)
         order = order / (1.0 + total).square().unsqueeze(-1)

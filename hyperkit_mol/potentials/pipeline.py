@@ -10,7 +10,6 @@ import uuid
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -100,7 +99,7 @@ def load_data(
         atoms = read_structures(config.isolated_atoms, keys)
     if len(molecules) < 2:
         raise DataError(
-            f"{config.train}: {len(molecules)} structures of more than one atom; at least 2 needed"
+            f"{config.train}: at least 2 structures of 2 or more atoms are needed, found {len(molecules)}"
         )
     if config.limit is not None and config.limit < len(molecules):
         chosen = np.random.default_rng([seed, 5]).permutation(len(molecules))[: config.limit]
@@ -195,10 +194,10 @@ def train(
         "metrics": metrics,
     }
     save_potential(output / "model", final, info)
-    shown = "  ".join(f"{k.removeprefix('val/')} {v:.3g}" for k, v in metrics.items() if k.startswith("val/"))
-    _say(
-        console, f"Model written to {output / 'model'} after {seconds / 60:.1f} min; validation, meV: {shown}"
-    )
+    _say(console, f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
+    if "val/force_rmse" in metrics:
+        e, f = metrics["val/energy_rmse"], metrics["val/force_rmse"]
+        _say(console, f"Validation RMSE: energy {e:.2f} meV, forces {f:.2f} meV/Å")
     return TrainResult(output / "model", seconds, metrics)
 
 

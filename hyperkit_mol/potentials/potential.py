@@ -148,9 +148,7 @@ class Potential(nn.Module):
         """
         conservative = self.config.forces == "conservative"
         if stress and not conservative:
-            raise ModelError(
-                "stress is a derivative of the energy: train the model with forces: conservative"
-            )
+            raise ModelError("stress is a derivative of the energy: train with forces: conservative")
         gradient = conservative and (forces or stress)
         # Second derivatives are kept where somebody trains on the first ones.
         create = torch.is_grad_enabled() and self.training

@@ -105,7 +105,8 @@ def describe(structures: Sequence[Structure], references: dict[int, float]) -> l
     )
     lines = [
         f"{len(structures):,} structures of {_range(sizes, 'd')} atoms; {', '.join(map(_symbol, elements))}",
-        f"energy above isolated atoms {_range(gains, '.3f')} eV/atom; largest force {_range(norms, '.2f')} eV/Å",
+        f"energy above isolated atoms {_range(gains, '.3f')} eV/atom",
+        f"largest force of a structure {_range(norms, '.2f')} eV/Å",
     ]
     if len({(s.charge, s.spin) for s in structures}) > 1:
         states = sorted({(s.charge, s.spin) for s in structures})
@@ -127,7 +128,7 @@ def _suspicious(structures: Sequence[Structure], gains: np.ndarray, norms: np.nd
     typical = float(np.median(norms))
     if typical > 25:
         lines.append(
-            f"warning: the median of the largest forces is {typical:.0f}; is the file in kcal/mol (1 eV = 23.06)?"
+            f"warning: the median of the largest forces is {typical:.0f}; are these kcal/mol (1 eV = 23.06)?"
         )
     elif 0 < typical < 0.05 and len(structures) > 10:
         lines.append(

@@ -152,7 +152,7 @@ class PotentialTraining(_SteppedModule):
 
     def configure_optimizers(self) -> Any:
         cfg = self.settings
-        # Decay shrinks weight matrices; biases, norms, embeddings and temperatures are no weights in that sense.
+        # Decay is for weight matrices, not for biases, norms, embeddings and temperatures.
         embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, torch.nn.Embedding)}
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
@@ -191,9 +191,8 @@ class PotentialTraining(_SteppedModule):
         # The square root's slope is infinite at 0; 1e-4 of the force scale is far below any error.
         square = ((found.forces - forces) / scale).square().sum(-1)
         lengths = (square + 1e-8).sqrt().mean()
-        loss = (
-            self.settings.energy_weight * per_atom.to(lengths.dtype) + self.settings.forces_weight * lengths
-        )
+        cfg = self.settings
+        loss = cfg.energy_weight * per_atom.to(lengths.dtype) + cfg.forces_weight * lengths
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {self.step}: lower training.lr, or look at the data; "

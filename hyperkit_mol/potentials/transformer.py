@@ -91,9 +91,7 @@ class Transformer(nn.Module):
     def forward(self, batch: AtomicBatch) -> BackboneOutput:
         """Energies (and direct forces) of the atoms of `batch`."""
         if bool(batch.pbc.any()):
-            raise ModelError(
-                "the Transformer has no periodic images; use model escaip for periodic structures"
-            )
+            raise ModelError("the Transformer has no periodic images; use escaip for periodic structures")
         counts, longest = batch.counts, int(batch.counts.max())
         first = torch.cumsum(counts, 0) - counts
         place = torch.arange(len(batch.numbers), device=counts.device) - first[batch.index]
