@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -67,14 +68,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     The earlier file, if any, stays intact when ``write`` fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # A name of its own, in the same folder, so that the rename is atomic; it keeps the suffix, by which some
+    # writers choose the format.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         write(temporary)
-        mask = os.umask(0)  # mkstemp makes private files; give what open() would have given
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
