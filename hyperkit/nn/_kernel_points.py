@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -260,7 +261,8 @@ def kernel_points(num_kernels: int, features: int, c: float = 1.0, extent: float
 def _ship(most: int = 12) -> None:
     """Make the file of shipped arrangements: ``python -m hyperkit.nn._kernel_points``."""
     sizes = [(k, m) for k in range(2, most + 1) for m in range(1, k)]
-    np.savez_compressed(SHIPPED, **{_name(k, m, 1.0): solve(k, m) for k, m in sizes})
+    found: dict[str, Any] = {_name(k, m, 1.0): solve(k, m) for k, m in sizes}
+    np.savez_compressed(SHIPPED, **found)
 
 
 if __name__ == "__main__":

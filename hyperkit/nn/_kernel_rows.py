@@ -1,25 +1,27 @@
 """What HKConv does for one pair (neighbour, centre), for many pairs at once and in little memory.
 
 Steps 1 and 2 of the paper give for each pair one point. On the way there are K transformed points, which is
-the ``(N, M, K, d)`` tensor that a plain implementation keeps. Here the pairs are taken in blocks that fit in
-the cache: the tensor exists for one block at a time, and the backward pass computes it again.
+the ``(N, M, K, d)`` tensor that a plain implementation keeps. Here the pairs are taken in blocks: the tensor
+exists for one block at a time, and the backward pass computes it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hyperkit._checks import Curvature
+from hyperkit._checks import Curvature, full_precision
 from hyperkit.nn._base import SPACE_EPS, TIME_MARGIN
 from hyperkit.ops import lorentz as ops
+from hyperkit.ops._rows import plain as plain_rows
 from hyperkit.ops._scalar import plain, safe_sqrt, sq
 
-# Numbers in a block of transformed points, 1 MiB in float32: a core's second-level cache.
-BLOCK = 1 << 18
+# Numbers in a block of transformed points, 16 MiB in float32. Smaller ones would fit in a cache, but then the
+# cost of calling some sixty operations for each block shows (measured: a third slower at 1 << 20).
+BLOCK = 1 << 22
 
 
 class Rule(NamedTuple):
@@ -106,27 +108,68 @@ def correlate(d: Tensor, rule: Rule, shared: Shared) -> tuple[Tensor, Tensor]:
     return (torch.ones_like(d) if d.shape[-1] == 1 else d), one
 
 
-def _lorentz(h: Tensor, shared: Shared, c: Curvature) -> tuple[Tensor, Tensor, Tensor]:
-    """HyboNet's linear layers (see :func:`~hyperkit.nn._base.lorentz_tail`), as ``(y, factor, time)``.
-
-    The K points of a row have the space coordinates ``factor * y``, shapes ``(R, K, o)`` and ``(R, K)``.
-    """
+def _lorentz(h: Tensor, weights: Tensor, shared: Shared, c: Curvature) -> Tensor:
+    """Weighted sum ``(R, o + 1)`` of the K points that HyboNet's linear layers make of a row."""
     weight, bias = shared.weight, shared.bias
     assert shared.log_scale is not None
     k, o = weight.shape[0], weight.shape[1] - 1
     linear = torch.nn.functional.linear
     gate = linear(h, weight[:, 0], None if bias is None else bias[:, 0])
     y = linear(h, weight[:, 1:].flatten(0, 1), None if bias is None else bias[:, 1:].flatten())
-    y = y.to(h.dtype).unflatten(-1, (k, o))
-    root = c**-0.5
-    excess = torch.sigmoid(gate.to(h.dtype)) * shared.log_scale.exp() + TIME_MARGIN * root
-    q = sq(y).squeeze(-1)
-    factor = torch.sqrt(excess * (excess + 2.0 * root) / (q + SPACE_EPS))
-    return y, factor, torch.sqrt(factor.square() * q + 1.0 / c)
+    excess = torch.sigmoid(gate) * shared.log_scale.exp() + TIME_MARGIN * c**-0.5
+    y = y.unflatten(-1, (k, o))
+    return _tails(y, excess, weights, c) if plain_rows(c) else _Tails.apply(y, excess, weights, c)
 
 
-def _ball(h: Tensor, shared: Shared, c: Curvature) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The linear layers of HNN++ in Lorentz coordinates: space ``sinh(sqrt(c) v)/sqrt(c)`` for logits v.
+def _factor(q: Tensor, excess: Tensor, c: Curvature) -> tuple[Tensor, Tensor]:
+    """What the tail of HyboNet's layer scales a row of squared norm q with, and the time it gets."""
+    square = excess * (excess + 2.0 * c**-0.5) / (q + SPACE_EPS)
+    return torch.sqrt(square), torch.sqrt(square * q + 1.0 / c)
+
+
+def _tails(y: Tensor, excess: Tensor, weights: Tensor, c: Curvature) -> Tensor:
+    """``sum_k w_k [time_k, factor_k y_k]``: the tails (:func:`~hyperkit.nn._base.lorentz_tail`), summed up.
+
+    Shapes ``(R, K, o)``, ``(R, K)``, ``(R, K)``, to ``(R, o + 1)``; `excess` is the time wanted above that of
+    the origin.
+    """
+    factor, time = _factor(sq(y).squeeze(-1), excess, c)
+    space = ((weights * factor).unsqueeze(-2) @ y).squeeze(-2)
+    return torch.cat([(weights * time).sum(-1, keepdim=True), space], -1)
+
+
+class _Tails(torch.autograd.Function):
+    """:func:`_tails` with few passes over `y`, by far its largest tensor: three forward, three backward."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, excess: Tensor, weights: Tensor, c: float) -> Tensor:
+        ctx.save_for_backward(y, excess, weights)
+        ctx.c = c
+        return _tails(y, excess, weights, c)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        y, excess, weights = ctx.saved_tensors
+        c = ctx.c
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            inputs = [t for t, n in zip((y, excess, weights), ctx.needs_input_grad, strict=False) if n]
+            grads = torch.autograd.grad(_tails(y, excess, weights, c), inputs, grad, create_graph=True)
+            left = iter(grads)
+            return *(next(left) if n else None for n in ctx.needs_input_grad[:3]), None
+        q = sq(y).squeeze(-1)
+        f, time = _factor(q, excess, c)
+        g0, gs = grad[:, :1], grad[:, 1:]
+        along = (y @ gs.unsqueeze(-1)).squeeze(-1)
+        by_f = weights * (along + g0 * f * q / time)
+        by_q = 0.5 * f * (g0 * weights * f / time - by_f / (q + SPACE_EPS))
+        by_y = y * (2.0 * by_q).unsqueeze(-1)
+        by_y.addcmul_((weights * f).unsqueeze(-1), gs.unsqueeze(-2))
+        by_excess = by_f * (excess + c**-0.5) / (f * (q + SPACE_EPS))
+        return by_y, by_excess, f * along + g0 * time, None
+
+
+def _ball(h: Tensor, weights: Tensor, shared: Shared, c: Curvature) -> Tensor:
+    """:func:`_lorentz` with the linear layers of HNN++: space ``sinh(sqrt(c) v)/sqrt(c)`` for logits v.
 
     ``v = 2 |w|/sqrt(c) asinh(sqrt(c) (h_s.w/|w| cosh(2 sqrt(c) r) - h_0 sinh(2 sqrt(c) r)))``
     (Shimizu et al., ICLR 2021; as in :class:`~hyperkit.nn.PoincareLinear`).
@@ -135,12 +178,13 @@ def _ball(h: Tensor, shared: Shared, c: Curvature) -> tuple[Tensor, Tensor | Non
     root = c**0.5
     norm = torch.linalg.vector_norm(weight, dim=-1)
     inside = torch.nn.functional.linear(h[..., 1:], (weight / norm.unsqueeze(-1)).flatten(0, 1))
-    inside = inside.to(h.dtype).unflatten(-1, tuple(norm.shape))
+    inside = inside.unflatten(-1, tuple(norm.shape))
     if bias is not None:
         turn = 2.0 * root * bias
         inside = inside * torch.cosh(turn) - h[..., :1].unsqueeze(-1) * torch.sinh(turn)
     y = torch.sinh(2.0 * norm * torch.asinh(root * inside)) / root
-    return y, None, torch.sqrt(sq(y).squeeze(-1) + 1.0 / c)
+    time = torch.sqrt(sq(y).squeeze(-1) + 1.0 / c)
+    return torch.cat([(weights * time).sum(-1, keepdim=True), (weights.unsqueeze(-2) @ y).squeeze(-2)], -1)
 
 
 def neighbour_points(
@@ -172,10 +216,7 @@ def neighbour_points(
         h = h * keep
     if rule.model == "poincare" and h is not z:
         h = ops.from_space(h[..., 1:], c)  # HNN++ reads points, HyboNet any vector
-    y, factor, time = (_lorentz if rule.model == "lorentz" else _ball)(h, shared, c)
-    inner = weights if factor is None else weights * factor
-    space = (inner.unsqueeze(-2) @ y).squeeze(-2)
-    mean = torch.cat([(weights * time).sum(-1, keepdim=True), space], -1)
+    mean = (_lorentz if rule.model == "lorentz" else _ball)(h, weights, shared, c)
     return ops.normalize(mean, c, weights.sum(-1, keepdim=True)), reach
 
 
@@ -185,9 +226,10 @@ def by_blocks(
     """:func:`neighbour_points` in blocks of rows; value and derivatives are the same."""
     width = shared.weight.shape[0] * (shared.weight.shape[1] + shared.weight.shape[2])
     rows = max(64, BLOCK // width)
-    if plain() or len(neighbour) <= rows:
-        return neighbour_points(rule, neighbour, centre, keep, shared)
-    return _Blocks.apply(rule, rows, neighbour, centre, keep, *shared)  # type: ignore[return-value]
+    with full_precision(neighbour):
+        if plain() or len(neighbour) <= rows:
+            return neighbour_points(rule, neighbour, centre, keep, shared)
+        return _Blocks.apply(rule, rows, neighbour, centre, keep, *shared)  # type: ignore[return-value]
 
 
 class _Blocks(torch.autograd.Function):
@@ -241,20 +283,17 @@ def _rows(t: Tensor | None, i: int, rows: int) -> Tensor | None:
 def _differentiate(rule: Rule, tensors, needed, grads, create_graph: bool) -> list[Tensor | None]:
     """Gradients of :func:`neighbour_points` for the tensors whose gradient is needed, None for others."""
     with torch.enable_grad():
-        if create_graph:
-            leaves = list(tensors)
-        else:
-            leaves = [
-                t if t is None else t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)
-            ]
+        leaves: list[Any] = [
+            t if create_graph or t is None else t.detach().requires_grad_(n)
+            for t, n in zip(tensors, needed, strict=True)
+        ]
         neighbour, centre, keep, *shared = leaves
         out = neighbour_points(rule, neighbour, centre, keep, Shared(*shared))
         pairs = [(o, g) for o, g in zip(out, grads, strict=True) if o.requires_grad]
-        inputs = [t for t, n in zip(leaves, needed, strict=True) if n]
         found = iter(
             torch.autograd.grad(
                 [o for o, _ in pairs],
-                inputs,
+                [t for t, n in zip(leaves, needed, strict=True) if n],
                 [g for _, g in pairs],
                 create_graph=create_graph,
                 allow_unused=True,
