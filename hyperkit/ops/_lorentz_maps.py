@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit.ops._blocks import rowwise
 from hyperkit.ops._lorentz_metric import _radial, _time, from_space, haversine
 from hyperkit.ops._poincare_core import rotate
 from hyperkit.ops._scalar import asinhc, cosh, dot, sinhc, sq
@@ -180,6 +181,7 @@ def transp0back(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     return torch.nn.functional.pad(_to_origin(x[..., 1:], v[..., 1:], c), (1, 0))
 
 
+@rowwise(3)
 def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """Parallel transport of `v` along the geodesic from `x` to `y`, an isometry at any radius.
 

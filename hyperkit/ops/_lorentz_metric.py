@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, full_precision, lorentz_points
 from hyperkit.ops import _rows
+from hyperkit.ops._blocks import gradients
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq
 
 
@@ -264,10 +265,9 @@ class _Haversine(torch.autograd.Function):
         xs, ys = ctx.saved_tensors
         c = ctx.c
         if torch.is_grad_enabled():  # a second derivative is asked for
-            inputs = [t for t, needed in zip((xs, ys), ctx.needs_input_grad, strict=False) if needed]
-            grads = torch.autograd.grad(_haversine(xs, ys, c), inputs, grad, create_graph=True)
-            left = iter(grads)
-            return *(next(left) if needed else None for needed in ctx.needs_input_grad[:2]), None
+            return *gradients(
+                lambda x, y: _haversine(x, y, c), (xs, ys), ctx.needs_input_grad[:2], grad
+            ), None
         qx, qy = sq(xs), sq(ys)
         tx, ty = _time(qx, c), _time(qy, c)
         # Points at about the same radius may be close: there x_s y_0/x_0 - y_s is written with x_s - y_s,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperkit import _checks
 from hyperkit._checks import Curvature, curvature, floats, full_precision
+from hyperkit.ops._blocks import rowwise
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq, tanhc, wide_sq
 
 
@@ -265,6 +266,7 @@ def rotate(p: Tensor, delta: Tensor, u: Tensor, den: Tensor, c: Curvature) -> Te
     return u + (2.0 / (1.0 + tau2)) * (once + turn(once))
 
 
+@rowwise(3)
 def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """Parallel transport of `v` from `x` to `y`: ``g_y/g_x gyr[y, -x] v``, by :func:`rotate`."""
     c = curvature(c)

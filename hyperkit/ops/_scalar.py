@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _SINHC = tuple(1.0 / math.factorial(2 * k + 1) for k in range(8))
 _COSH = tuple(1.0 / math.factorial(2 * k) for k in range(8))
@@ -72,9 +73,13 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
-def plain(*args: object) -> bool:
+def plain() -> bool:
     """Whether to leave hand-written gradients: for the compiler to fuse, for vmap and jvp to transform."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 class _Square(torch.autograd.Function):

@@ -177,3 +177,124 @@ class TestPoincareEmbedding(_Ball):
 
     def inputs(self, dtype=torch.float32):
         return (torch.tensor([[1, 2], [2, 0]]),)
+
+
+class TestActivation(_Lorentz):
+    def make(self):
+        return hnn.LorentzActivation("tanh", c=C)
+
+
+class TestDropout(_Lorentz):
+    def make(self):
+        return hnn.LorentzDropout(0.3, c=C)
+
+    def test_drops_while_training_only(self) -> None:
+        layer, (x,) = self.make(), self.inputs()
+        assert float((layer(x)[..., 1:] == 0).float().mean()) > 0.1
+        assert torch.equal(layer.eval()(x), x)
+
+
+class TestBatchNorm(_Lorentz):
+    def make(self):
+        return hnn.LorentzBatchNorm(6, c=C)
+
+    def test_normalises_and_remembers(self) -> None:
+        layer, m = self.make().double(), Lorentz(C)
+        g = torch.Generator().manual_seed(0)
+        base = points(4000, dtype=torch.float64)
+        x = L.boost(base, points(1, dtype=torch.float64, seed=1), C)
+        y = layer(x)
+        o = m.origin(7, dtype=y.dtype).as_subclass(torch.Tensor)
+        torch.testing.assert_close(L.centroid(y, c=C), o, atol=0.05, rtol=0)
+        assert abs(float(L.sqdist(y, L.origin(7, c=C, dtype=y.dtype), C).mean()) - 1) < 1e-4
+        for _ in range(60):
+            layer(x[torch.randint(4000, (2000,), generator=g)])
+        layer.eval()
+        torch.testing.assert_close(layer(x), y, rtol=0.1, atol=0.1)
+
+    def test_does_not_see_isometries_but_for_a_rotation(self) -> None:
+        layer, x = self.make().double(), points(50, dtype=torch.float64)
+        iso = Lorentz(C).random_isometry(6, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+        a, b = layer(x), layer(x @ iso.T)
+        torch.testing.assert_close(L.cdist(a, a, C), L.cdist(b, b, C), rtol=1e-6, atol=1e-6)
+
+
+class _Conv(_Lorentz):
+    ndim = 1
+
+    def make(self):
+        kind = {1: hnn.LorentzConv1d, 2: hnn.LorentzConv2d, 3: hnn.LorentzConv3d}[self.ndim]
+        layer = kind(6, 4, 3, stride=2, padding=1, c=C)
+        with torch.no_grad():
+            layer.time_weight.normal_(std=0.3)
+        return torch.nn.Sequential(_Channels(), layer, _Channels(back=True))
+
+    def inputs(self, dtype=torch.float32):
+        return (points(2, *[5] * self.ndim, dtype=dtype),)
+
+    def test_equals_the_unfolded_form(self) -> None:
+        """Concatenate the window's points, then one matrix: the layer by its definition."""
+        if self.ndim != 1:
+            return
+        layer, (x,) = self._layer(torch.float64), self.inputs(torch.float64)
+        conv = layer[1]
+        o = L.origin(2, 1, 7, c=C, dtype=x.dtype)
+        padded = torch.cat([o, x, o], 1)
+        windows = [L.direct_concat([padded[:, i + k] for k in range(3)], C) for i in (0, 2, 4)]
+        weight = torch.cat([conv.time_weight[:, None], conv.weight.permute(0, 2, 1).flatten(1)], 1)
+        z = torch.stack(windows, 1) @ weight.T + conv.bias
+        expected = hnn._base.lorentz_tail(z, conv.log_scale, C)
+        torch.testing.assert_close(layer(x), expected)
+
+
+class _Channels(torch.nn.Module):
+    """Between points in the last dimension and points in the channels."""
+
+    def __init__(self, back: bool = False) -> None:
+        super().__init__()
+        self.back = back
+
+    def forward(self, x):
+        return x.movedim(1, -1) if self.back else x.movedim(-1, 1)
+
+
+class TestConv1d(_Conv):
+    ndim = 1
+
+
+class TestConv2d(_Conv):
+    ndim = 2
+
+
+class TestConv3d(_Conv):
+    ndim = 3
+
+
+class TestAvgPool2d(_Lorentz):
+    def make(self):
+        return torch.nn.Sequential(_Channels(), hnn.LorentzAvgPool2d(2, c=C), _Channels(back=True))
+
+    def inputs(self, dtype=torch.float32):
+        return (points(2, 4, 4, dtype=dtype),)
+
+    def test_is_the_centroid(self) -> None:
+        (x,) = self.inputs(torch.float64)
+        expected = L.centroid(x[:, :2, :2].flatten(1, 2), c=C)
+        torch.testing.assert_close(self.make()(x)[:, 0, 0], expected)
+
+
+class TestGRUCell(_Lorentz):
+    def make(self):
+        return hnn.LorentzGRUCell(6, 5, c=C)
+
+    def inputs(self, dtype=torch.float32):
+        return points(4, dtype=dtype), points(4, features=5, dtype=dtype, seed=1)
+
+    def test_sequence_is_the_cell_step_by_step(self) -> None:
+        gru, x = hnn.LorentzGRU(6, 5, c=C), points(2, 4)
+        states, last = gru(x)
+        h = None
+        for t in range(4):
+            h = gru.cell(x[:, t], h)
+            torch.testing.assert_close(states[:, t], h)
+        torch.testing.assert_close(last, h)
