@@ -115,7 +115,8 @@ class SiteTable:
         free[hung, attach[hung]] -= 1
         begun = np.flatnonzero(last >= 0)
         free[begun, last[begun]] -= run[begun].astype(np.int16)
-        return np.nonzero((free > 0) & (self._columns[:width] >= last[:, None]))
+        row, column = np.nonzero((free > 0) & (self._columns[:width] >= last[:, None]))
+        return row, column
 
 
 def _within(counts: Array) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import rdkit
-from rdkit import RDLogger
+from rdkit import rdBase
 
 from hyperkit_mol.chem.fragment import Fragmenter, UnsupportedMolecule
 from hyperkit_mol.chem.reading import BadInputError
@@ -185,12 +185,13 @@ class TreeDataset:
 # -- workers ------------------------------------------------------------------------------------------------
 
 _fragmenter: Fragmenter | None = None
+_silence: rdBase.BlockLogs | None = None  # RDKit is silent for as long as this lives
 
 
 def _start_worker(max_atoms: int, keep_largest_fragment: bool) -> None:
-    global _fragmenter
+    global _fragmenter, _silence
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    RDLogger.DisableLog("rdApp.*")
+    _silence = rdBase.BlockLogs()
     _fragmenter = Fragmenter(max_atoms, keep_largest_fragment)
 
 
@@ -243,18 +244,15 @@ def _encode_all(
 ) -> list[_Chunk]:
     starts = range(0, len(smiles), _CHUNK)
     if jobs == 1 or len(smiles) <= _CHUNK:
-        try:
-            RDLogger.DisableLog("rdApp.*")
-            global _fragmenter
-            _fragmenter = Fragmenter(*settings)
-            chunks = []
+        global _fragmenter
+        _fragmenter = Fragmenter(*settings)
+        chunks = []
+        with rdBase.BlockLogs():
             for s in starts:
                 chunks.append(_encode_chunk(smiles[s : s + _CHUNK]))
                 if progress:
                     progress(min(s + _CHUNK, len(smiles)), len(smiles))
-            return chunks
-        finally:
-            RDLogger.EnableLog("rdApp.error")
+        return chunks
     found: dict[int, _Chunk] = {}
     # spawn: a fork of a process that has run torch inherits its threads' locks.
     pool = ProcessPoolExecutor(

@@ -145,7 +145,7 @@ def load_config(source: str | Path = "moses-cpu", overrides: dict[str, Any] | No
 
 def _read(source: str | Path) -> dict[str, Any]:
     if str(source) in PRESETS:
-        text = resources.files(__package__).joinpath("presets", f"{source}.yaml").read_text()
+        text = resources.files("hyperkit_mol.generator").joinpath("presets", f"{source}.yaml").read_text()
     else:
         path = Path(source)
         if not path.is_file():

@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from rdkit import Chem, RDLogger
+from rdkit import Chem, rdBase
 from rich.console import Console
 
 from hyperkit_mol.chem.prepare import cpu_count
@@ -104,16 +104,16 @@ def generate(
             begin = time.monotonic()
             seen: set[int] = set()
             valid = done = 0
-            with closing(_batches(model, count, seed, temperature, batch_size, jobs)) as parts:
-                with progress_bar(console) as bar:
-                    task = bar.add_task("Sampling", total=count, note="")
-                    for part, good in parts:
-                        stream.writelines(f"{s}\n" for s in part)
-                        valid += good
-                        done += len(part)
-                        seen.update(map(hash, part))
-                        rate = done / max(time.monotonic() - begin, 1e-9)
-                        bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
+            batches = _batches(model, count, seed, temperature, batch_size, jobs)
+            with closing(batches), progress_bar(console) as bar:
+                task = bar.add_task("Sampling", total=count, note="")
+                for part, good in batches:
+                    stream.writelines(f"{s}\n" for s in part)
+                    valid += good
+                    done += len(part)
+                    seen.update(map(hash, part))
+                    rate = done / max(time.monotonic() - begin, 1e-9)
+                    bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def _batches(
     temperature: float,
     batch_size: int,
     jobs: int | None,
-) -> Iterator[tuple[list[str], int]]:
+) -> Generator[tuple[list[str], int], None, None]:
     """Batches in order, each with the number of its molecules that RDKit reads back."""
     loaded = model if isinstance(model, MoleculeGenerator) else MoleculeGenerator.load(model)
     sampler = Sampler(loaded.eval(), batch_size=batch_size, temperature=temperature)
@@ -178,8 +178,5 @@ def _work(number: int, size: int, seed: int) -> tuple[list[str], int]:
 
 def _count_valid(smiles: list[str]) -> int:
     """Molecules that RDKit reads back: the check, not a filter."""
-    RDLogger.DisableLog("rdApp.*")
-    try:
+    with rdBase.BlockLogs():
         return sum(Chem.MolFromSmiles(s) is not None for s in smiles)
-    finally:
-        RDLogger.EnableLog("rdApp.error")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rdkit import RDLogger
+from rdkit import rdBase
 from torch import Tensor
 
 from hyperkit.nn import KVCache
@@ -84,8 +84,7 @@ class Sampler:
         """Canonical SMILES of trees. Every tree is a valid molecule; nothing is filtered."""
         v = self.model.vocabulary
         out = []
-        RDLogger.DisableLog("rdApp.*")
-        try:
+        with rdBase.BlockLogs():
             for label, parent, site, length in zip(
                 trees.label.tolist(),
                 trees.parent.tolist(),
@@ -97,8 +96,6 @@ class Sampler:
                 motifs = [v.motifs[m] for m, _ in labels]
                 attach = [a for _, a in labels]
                 out.append(assemble_smiles(motifs, attach, parent[:length], site[:length]))
-        finally:
-            RDLogger.EnableLog("rdApp.error")
         return out
 
     @torch.no_grad()
