@@ -26,8 +26,19 @@ def add(size: int, runs: list[dict[str, float]]) -> None:
         rows[:] = [row for row in rows if row[0] != size]
         rows.append([size, round(sum(run[name] for run in runs) / len(runs), 6), len(runs)])
         rows.sort()
-    text = json.dumps(table, indent=1)
-    FLOOR.write_text(text.replace("[\n   ", "[").replace(",\n    ", ", ").replace("\n   ]", "]") + "\n")
+    FLOOR.write_text(_layout(table))
+
+
+def _layout(table: dict) -> str:
+    """JSON with one row a line."""
+    lines = ["{", f' "about": {json.dumps(table["about"])},', ' "metrics": {']
+    for name, rows in table["metrics"].items():
+        lines.append(f"  {json.dumps(name)}: [")
+        lines += [f"   {json.dumps(row)}," for row in rows]
+        lines[-1] = lines[-1][:-1]
+        lines.append("  ],")
+    lines[-1] = "  ]"
+    return "\n".join([*lines, " }", "}"]) + "\n"
 
 
 def main() -> None:
