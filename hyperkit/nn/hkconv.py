@@ -138,11 +138,14 @@ class _KernelConv(nn.Module):
         if self.score is not None:
             weight = weight * self._softmax(self.score(points), weight, graph).unsqueeze(-1)
         total = graph.sum(weight)
-        out = ops.normalize(graph.sum(weight * points), self.c, total)
+        # The centroid does not see the scale of the weights: with sum 1 no square under- or overflows.
+        some = total > 0
+        scale = torch.where(some, total, torch.ones_like(total)).detach()
+        out = ops.normalize(graph.sum(weight * points) / scale, self.c, some.to(total.dtype))
         if self.gin is not None:
             out = self.gin.after(out)
         alone = x if self.empty == "self" else ops.origin(1, self.out_features + 1, c=self.c).to(out)
-        return torch.where(total > 0, out, alone)
+        return torch.where(some, out, alone)
 
     def _softmax(self, score: Tensor, weight: Tensor, graph: Pairs) -> Tensor:
         """``exp`` of the scores over that of the largest; their sum is left to the centroid."""
