@@ -82,7 +82,7 @@ class Geometry:
     def centroid(self, x: Tensor, weights: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Centroid (mean if Euclidean) of ``(*, N, D)``; see :func:`hyperkit.ops.lorentz.centroid`."""
         if self.is_lorentz:
-            return ops.centroid(x, weights, mask, self.manifold.c)
+            return ops.centroid(x, weights, mask, self.manifold.c, exact=False)
         return euclidean_centroid(x, weights, mask)
 
     def geodesic(self, t: Tensor | float, x: Tensor, y: Tensor) -> Tensor:

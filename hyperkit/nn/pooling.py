@@ -71,7 +71,7 @@ class LorentzCentroid(LorentzLayer):
 
     def forward(self, x: Tensor, weights: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Centroid of ``(*, N, d + 1)``; weights, mask ``(*, N)`` or ``(*, M, N)``; the origin if empty."""
-        return ops.centroid(x, weights, mask, self.c)
+        return ops.centroid(x, weights, mask, self.c, exact=False)
 
 
 class EuclideanCentroid(nn.Module):

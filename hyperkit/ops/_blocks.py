@@ -2,10 +2,10 @@
 
 For operations with many temporaries: parallel transport keeps eleven times its input for the backward
 pass, and spends 40 times the memory bound on page faults. A block's temporaries stay in the cache, and the
-backward pass computes a block again before it goes back through it. Measured on the CPU, that is faster forward, as fast
-forward and backward, and free of the memory. For lighter operations the second computation costs more than it
-saves, so that they do not use it. Small inputs, the compiler, vmap and learnable curvatures take the plain
-function.
+backward pass computes a block again before it goes back through it. Measured on the CPU, that is faster
+forward, as fast forward and backward, and free of the memory. For lighter operations the second computation
+costs more than it saves, so that they do not use it. Small inputs, the compiler, vmap and learnable
+curvatures take the plain function.
 """
 
 from __future__ import annotations

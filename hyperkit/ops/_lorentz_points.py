@@ -39,7 +39,12 @@ def normalize(mean: Tensor, c: Curvature = 1.0, total: Tensor | float = 1.0) -> 
 
 
 def centroid(
-    x: Tensor, weights: Tensor | None = None, mask: Tensor | None = None, c: Curvature = 1.0
+    x: Tensor,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    c: Curvature = 1.0,
+    *,
+    exact: bool = True,
 ) -> Tensor:
     """Lorentz centroid: the point that minimises the weighted sum of squared Lorentzian distances.
 
@@ -57,6 +62,11 @@ def centroid(
         Boolean, shape of `weights` (``(*, N)`` without weights); False leaves a point out.
     c : float or Tensor
         Curvature, > 0.
+    exact : bool
+        With weights ``(*, N)``: keep all digits at any radius, by :func:`_time_minus_space`. Without it, and for
+        several centroids at once, ``m_0^2 - |m_s|^2`` is subtracted, which has a relative error of
+        ``eps cosh(r)^2``: 1e-5 at radius 3 in float32, and nothing left at 8. Layers, whose radius is bounded,
+        do without it.
 
     Returns
     -------
@@ -88,7 +98,30 @@ def centroid(
     with full_precision(x):
         if weights.ndim >= x.ndim:
             return normalize(weights @ x, c, total)
-        return normalize((weights.unsqueeze(-2) @ x).squeeze(-2), c, total)
+        mean = (weights.unsqueeze(-2) @ x).squeeze(-2)
+    if not exact:
+        return normalize(mean, c, total)
+    ms = mean[..., 1:]
+    q = sq(ms)
+    # Where the centroid is near the origin nothing cancels, and a direction may not exist.
+    far = c * q > total * total
+    n = torch.sqrt(torch.where(far, q, torch.ones_like(q)))
+    difference = (weights.unsqueeze(-1) * _time_minus_space(x[..., 1:], (ms / n).unsqueeze(-2), c)).sum(-2)
+    square = c * torch.where(far, difference * (difference + 2.0 * n), mean[..., :1].square() - q)
+    return from_space(ms * torch.rsqrt(torch.where(total > 0, square, torch.ones_like(square))), c)
+
+
+def _time_minus_space(xs: Tensor, u: Tensor, c: Curvature) -> Tensor:
+    """``x_0 - x_s.u`` for a unit vector u without its cancellation, ``(*, 1)``.
+
+    With ``n = |x_s|`` it is ``1/(c (x_0 + n)) + n |x_s/n - u|^2/2``: positive terms.
+    """
+    q = sq(xs)
+    t = _time(q, c)
+    out = c * q > 0.25
+    n = torch.sqrt(torch.where(out, q, torch.ones_like(q)))
+    apart = sq(torch.where(out, xs / n, torch.zeros_like(xs)) - u)
+    return torch.where(out, 1.0 / (c * (t + n)) + 0.5 * n * apart, t - (xs * u).sum(-1, keepdim=True))
 
 
 def direct_concat(points: Sequence[Tensor], c: Curvature = 1.0) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
 from hyperkit.ops import _lorentz_maps as maps
 from hyperkit.ops._lorentz_metric import _time, from_space
-from hyperkit.ops._lorentz_points import centroid, from_poincare, to_poincare
+from hyperkit.ops._lorentz_points import _time_minus_space, centroid, from_poincare, to_poincare
 from hyperkit.ops._poincare_core import ball_points, gap
 from hyperkit.ops._scalar import dot, sq
 
@@ -35,13 +35,7 @@ def lorentz_busemann(x: Tensor, omega: Tensor, c: Curvature = 1.0, *, keepdim: b
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
     (omega,) = floats(omega=omega)
-    xs, w = x[..., 1:], _unit(omega)
-    q = sq(xs)
-    t = _time(q, c)
-    far = c * q > 0.25
-    n = torch.sqrt(torch.where(far, q, torch.ones_like(q)))
-    apart = sq(torch.where(far, xs / n, torch.zeros_like(xs)) - w)
-    bracket = torch.where(far, 1.0 / (c * (t + n)) + 0.5 * n * apart, t - dot(xs, w))
+    bracket = _time_minus_space(x[..., 1:], _unit(omega), c)
     out = torch.log(c**0.5 * bracket) / c**0.5
     return out if keepdim else out.squeeze(-1)
 

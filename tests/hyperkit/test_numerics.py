@@ -148,3 +148,27 @@ def test_equal_points_are_at_distance_zero_when_compiled() -> None:
         assert bool((compiled(x, x.clone()) == 0).all())
         torch.testing.assert_close(compiled(x, x.flip(0)), L.dist(x, x.flip(0)))
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.0, 5.0, 10.0, 15.0, 30.0])
+def test_centroid_of_two_points_is_halfway(radius: float) -> None:
+    """In float32, for points apart by 0.5 to the side and by 2 along the radius."""
+    g = torch.Generator().manual_seed(0)
+    u = torch.nn.functional.normalize(torch.randn(20, 5, generator=g, dtype=torch.float64), dim=-1)
+    x = L.from_space(torch.sinh(torch.tensor(radius, dtype=torch.float64)) * u)
+    side = torch.nn.functional.normalize(torch.randn(20, 6, generator=g, dtype=torch.float64)[:, 1:], dim=-1)
+    side = torch.nn.functional.pad(side - (side * u).sum(-1, keepdim=True) * u, (1, 0))
+    y = L.expmap(x, 0.5 * L.transp0(x, side))
+    far = L.from_space(torch.sinh(torch.tensor(radius + 2.0, dtype=torch.float64)) * u)
+    for other in (y, far):
+        a, b = x.float(), other.float()
+        m = L.centroid(torch.stack([a, b], 1))
+        half = 0.5 * L.dist(a, b)
+        if radius > 10:
+            # Rounded coordinates do not tell directions apart any better than this; the radius they do.
+            truth = L.centroid(L.projx(torch.stack([a, b], 1).double()))
+            torch.testing.assert_close(L.dist0(m).double(), L.dist0(truth), rtol=1e-6, atol=0)
+            continue
+        room = 1e-5 + torch.finfo(torch.float32).eps * float(torch.cosh(torch.tensor(radius)))
+        torch.testing.assert_close(L.dist(a, m), half, rtol=room, atol=room)
+        torch.testing.assert_close(L.dist(b, m), half, rtol=room, atol=room)
