@@ -195,7 +195,7 @@ class PotentialTraining(_SteppedModule):
         loss = cfg.energy_weight * per_atom.to(lengths.dtype) + cfg.forces_weight * lengths
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
-                f"the loss became {float(loss)} at step {self.step}: lower training.lr, or look at the data; "
+                f"the loss became {loss.item()} at step {self.step}: lower training.lr, or look at the data; "
                 "the last checkpoint is whole"
             )
         self.log_dict(
@@ -239,7 +239,8 @@ class PotentialTraining(_SteppedModule):
             "val/energy_rmse_per_atom": 1e3 * (s["per_atom"] / s["structures"]) ** 0.5,
             "val/force_rmse": 1e3 * (s["forces"] / s["components"]) ** 0.5,
         }
-        self.log_dict(values | {"step": float(self.step)})
+        # Under the step that was finished last: a resumed log keeps the rows before the step it begins with.
+        self.log_dict(values | {"step": float(self.step - 1)})
 
     @staticmethod
     def _labels(batch: AtomicBatch) -> tuple[Tensor, Tensor]:
