@@ -16,6 +16,8 @@ from rich.console import Console
 # soon as anything else runs on the machine, and on an idle one waiting passively costs nothing measurable.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from hyperkit_mol.potentials.cli import app as potential  # noqa: E402
+
 app = typer.Typer(
     name="hyperkit-mol",
     no_args_is_help=True,
@@ -23,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Train a hyperbolic molecule generator, sample it, judge it by the MOSES metrics.",
 )
+app.add_typer(potential, name="potential")
 console = Console()
 _errors = Console(stderr=True)
 
