@@ -106,7 +106,7 @@ def knn(
         neighbors = torch.cat(rows) if rows else torch.empty(0, k, dtype=torch.int64, device=x.device)
     # Once more with gradients, and for the pairs that were chosen only.
     there = neighbors >= 0
-    other = x[torch.where(there, neighbors, torch.zeros_like(neighbors)).flatten()].view(*there.shape, -1)
+    other = x[torch.where(there, neighbors, torch.zeros_like(neighbors))]
     distances = ops.dist(queries.unsqueeze(1), other, c)
     return neighbors, torch.where(there, distances, torch.full_like(distances, torch.inf))
 
@@ -173,9 +173,7 @@ def _block_of_queries(
         if bound.shape[1] > k + _SPARE:
             bound, chosen = bound.topk(k + _SPARE, dim=1, largest=False)
             index = index.gather(1, chosen)
-    exact = ops.haversine(q[:, None, 1:], x[index.flatten(), 1:].double().view(*index.shape, -1), c).squeeze(
-        -1
-    )
+    exact = ops.haversine(q[:, None, 1:], x[index, 1:].double(), c).squeeze(-1)
     exact = exact.masked_fill(bound == torch.inf, torch.inf)
     out, kth = _nearest(exact, index, k)
     if index.shape[1] == k + _SPARE and last - first > k + _SPARE:

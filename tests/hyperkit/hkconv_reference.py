@@ -16,6 +16,8 @@ def lift(space, c):
 
 
 def dist(x, y, c):
+    if bool((x == y).all()):
+        return torch.zeros_like(x[0])
     return torch.acosh(-c * mink(x, y)) / c**0.5
 
 
@@ -40,8 +42,10 @@ def origin(like, c):
 
 
 def relative(u, x, c):
-    """u (-) x = exp_o(PT_{x -> o}(log_x u))."""
+    """u (-) x = exp_o(PT_{x -> o}(log_x u)); x (-) x = o."""
     o = origin(x, c)
+    if u is x:
+        return o
     return exp(o, transport(x, o, log(x, u, c), c), c)
 
 
