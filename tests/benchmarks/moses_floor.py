@@ -41,6 +41,18 @@ def _layout(table: dict) -> str:
     return "\n".join([*lines, " }", "}"]) + "\n"
 
 
+def markdown() -> str:
+    """The table of docs/moses.md."""
+    table = json.loads(FLOOR.read_text())["metrics"]
+    names = [name for name in table if name != "Scaf/TestSF"]  # 0: no training molecule has its scaffolds
+    sizes = sorted({row[0] for rows in table.values() for row in rows})
+    lines = [f"| molecules | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for size in sizes:
+        cells = [next((f"{row[1]:.5g}" for row in table[name] if row[0] == size), "") for name in names]
+        lines.append(f"| {size:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -50,6 +62,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--n-jobs", type=int, default=2)
     parser.add_argument("--from", dest="speed", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print the table for the docs")
     arguments = parser.parse_args()
     if arguments.speed is not None:
         for line in arguments.speed.read_text().splitlines():
@@ -67,6 +80,8 @@ def main() -> None:
                 runs.append(evaluate(smiles, n_jobs=arguments.n_jobs).metrics)
                 print(size, run, runs[-1], flush=True)
             add(size, runs)
+    if arguments.markdown:
+        print(markdown())
 
 
 if __name__ == "__main__":
