@@ -220,6 +220,16 @@ def neighbour_points(
     return ops.normalize(mean, c, weights.sum(-1, keepdim=True)), reach
 
 
+def join(total_points: Tensor, total: Tensor, c: Curvature) -> Tensor:
+    """Centroid ``(*, d + 1)`` from sums of weighted points and of weights ``(*, 1)``; the origin if empty.
+
+    The centroid does not see the scale of the weights: with sum 1 no square under- or overflows.
+    """
+    some = total > 0
+    scale = torch.where(some, total, torch.ones_like(total)).detach()
+    return ops.normalize(total_points / scale, c, some.to(total.dtype))
+
+
 def by_blocks(
     rule: Rule, neighbour: Tensor, centre: Tensor, keep: Tensor | None, shared: Shared
 ) -> tuple[Tensor, Tensor]:

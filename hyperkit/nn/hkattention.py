@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import width
+from hyperkit._checks import full_precision, width
 from hyperkit.nn._base import Activation, LorentzCurvature
 from hyperkit.nn._kernel_module import Correlation, KernelTransform, one_of
+from hyperkit.nn._kernel_rows import join
 from hyperkit.nn.attention import KVCache, LorentzAttention, LorentzTransformerBlock
 from hyperkit.ops import lorentz as ops
 
@@ -124,12 +125,28 @@ class HKAttention(LorentzAttention):
         elif cache is not None:
             k, v = cache.append(k, v)
 
+        with full_precision(x):
+            heads = self._join(q, k, v, centre, mask, bias, causal)
+        space = heads[..., 1:].transpose(1, 2).flatten(2)
+        return self.out(ops.from_space(space, self.c))
+
+    def _join(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        centre: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        causal: bool,
+    ) -> Tensor:
+        """Heads' points ``(B, H, T, head_features + 1)``."""
         scores = self._scores(q, k)
         steps, keys = scores.shape[-2:]
         if bias is not None:
             scores = scores + bias
         if causal and steps > 1:
-            lower = torch.ones(steps, keys, dtype=torch.bool, device=x.device).tril(keys - steps)
+            lower = torch.ones(steps, keys, dtype=torch.bool, device=q.device).tril(keys - steps)
             mask = lower if mask is None else mask & lower
         if mask is not None:
             # The lowest finite number: a row without keys gets equal weights, and is emptied after it.
@@ -147,9 +164,7 @@ class HKAttention(LorentzAttention):
         )
         weights = weights * reach.view(scores.shape)
         mean = (weights.unsqueeze(-2) @ points.view(shape)).squeeze(-2)
-        heads = ops.normalize(mean, self.c, weights.sum(-1, keepdim=True))
-        space = heads[..., 1:].transpose(1, 2).flatten(2)
-        return self.out(ops.from_space(space, self.c))
+        return join(mean, weights.sum(-1, keepdim=True), self.c)
 
     def extra_repr(self) -> str:
         return f"features={self.features}, num_heads={self.num_heads}, score={self.score!r}"

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import lorentz_points, width
+from hyperkit._checks import full_precision, lorentz_points, width
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.manifolds.poincare import PoincareBall
 from hyperkit.nn._base import Activation, LorentzCurvature, activation_of
 from hyperkit.nn._kernel_module import Correlation, KernelTransform, one_of
+from hyperkit.nn._kernel_rows import join
 from hyperkit.nn._pairs import Pairs, pairs, unpack
 from hyperkit.nn.linear import LorentzLinear
 from hyperkit.nn.poincare import BallCurvature, PoincareLinear
@@ -40,7 +41,8 @@ class _Score(nn.Module):
         c = self.manifold.c
         a = ops.from_space(self.query, c)
         flipped = torch.cat([-a[:1], a[1:]])
-        return (2.0 / c + 2.0 * (x @ flipped)) * torch.exp(-self.log_temperature)
+        with full_precision(x):
+            return (2.0 / c + 2.0 * (x @ flipped)) * torch.exp(-self.log_temperature)
 
 
 class _GIN(nn.Module):
@@ -138,14 +140,11 @@ class _KernelConv(nn.Module):
         if self.score is not None:
             weight = weight * self._softmax(self.score(points), weight, graph).unsqueeze(-1)
         total = graph.sum(weight)
-        # The centroid does not see the scale of the weights: with sum 1 no square under- or overflows.
-        some = total > 0
-        scale = torch.where(some, total, torch.ones_like(total)).detach()
-        out = ops.normalize(graph.sum(weight * points) / scale, self.c, some.to(total.dtype))
+        out = join(graph.sum(weight * points), total, self.c)
         if self.gin is not None:
             out = self.gin.after(out)
         alone = x if self.empty == "self" else ops.origin(1, self.out_features + 1, c=self.c).to(out)
-        return torch.where(some, out, alone)
+        return torch.where(total > 0, out, alone)
 
     def _softmax(self, score: Tensor, weight: Tensor, graph: Pairs) -> Tensor:
         """``exp`` of the scores over that of the largest; their sum is left to the centroid."""
