@@ -20,7 +20,15 @@ from hyperkit.nn.mlr import EuclideanMLR, LorentzMLR
 from hyperkit.nn.poincare import PoincareEmbedding, PoincareLinear, PoincareMLR
 from hyperkit.nn.pooling import EuclideanCentroid, EuclideanConcat, LorentzCentroid, LorentzConcat
 from hyperkit.nn.recurrent import LorentzGRU, LorentzGRUCell
-from hyperkit.nn.residual import EuclideanLayerNorm, EuclideanResidual, LorentzLayerNorm, LorentzResidual
+from hyperkit.nn.residual import (
+    EuclideanLayerNorm,
+    EuclideanResidual,
+    LorentzChangeCurvature,
+    LorentzLayerNorm,
+    LorentzPositionalEncoding,
+    LorentzResidual,
+    LorentzRMSNorm,
+)
 
 # isort: split
 from hyperkit.nn.geometry import Geometry, geometry
@@ -49,6 +57,7 @@ __all__ = [
     "LorentzAvgPool2d",
     "LorentzBatchNorm",
     "LorentzCentroid",
+    "LorentzChangeCurvature",
     "LorentzConcat",
     "LorentzConv1d",
     "LorentzConv2d",
@@ -61,6 +70,8 @@ __all__ = [
     "LorentzLayerNorm",
     "LorentzLinear",
     "LorentzMLR",
+    "LorentzPositionalEncoding",
+    "LorentzRMSNorm",
     "LorentzResidual",
     "LorentzTransformerBlock",
     "PoincareEmbedding",

@@ -1,4 +1,4 @@
-"""Residual connection and layer norm."""
+"""Residual connection, norms, positions, change of curvature."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import width
+from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.nn._base import LorentzCurvature, LorentzLayer, positive
 from hyperkit.ops import lorentz as ops
 
@@ -85,3 +86,80 @@ class EuclideanLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map vectors ``(*, d)`` to vectors ``(*, d)``."""
         return self.norm(x)
+
+
+class LorentzRMSNorm(LorentzLayer):
+    """Root-mean-square norm of the space coordinates, the time over them.
+
+    Parameters
+    ----------
+    features : int
+        Dimension d of the manifold.
+    c : float or Lorentz
+        Curvature, > 0, or a manifold.
+    eps : float
+        Added to the mean square.
+    """
+
+    def __init__(self, features: int, *, c: LorentzCurvature = 1.0, eps: float = 1e-6) -> None:
+        super().__init__(c)
+        positive(features=features)
+        self.features = features
+        self.norm = nn.RMSNorm(features, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map points ``(*, d + 1)`` to points ``(*, d + 1)``."""
+        width(x, self.features + 1, "x", "features + 1")
+        return ops.from_space(self.norm(x[..., 1:]), self.c)
+
+
+class LorentzPositionalEncoding(LorentzLayer):
+    """Add a learned point for each position by the weighted Lorentzian sum (HyboNet's way).
+
+    Parameters
+    ----------
+    features : int
+        Dimension d of the manifold.
+    max_length : int
+        Number of positions.
+    c : float or Lorentz
+        Curvature, > 0, or a manifold.
+    """
+
+    def __init__(self, features: int, max_length: int, *, c: LorentzCurvature = 1.0) -> None:
+        super().__init__(c)
+        positive(features=features, max_length=max_length)
+        self.features, self.max_length = features, max_length
+        # Space coordinates: no constraint, so that any optimiser may move them.
+        self.position = nn.Parameter(torch.randn(max_length, features) * features**-0.5)
+        self.residual = LorentzResidual(c=self.manifold)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Encode points ``(*, T, d + 1)``; `start` is the position of the first (step-by-step decoding)."""
+        width(x, self.features + 1, "x", "features + 1")
+        end = start + x.shape[-2]
+        if start < 0 or end > self.max_length:
+            raise ValueError(f"positions {start} to {end} are beyond max_length={self.max_length}")
+        return self.residual(x, ops.from_space(self.position[start:end], self.c).expand_as(x))
+
+
+class LorentzChangeCurvature(nn.Module):
+    """Take points from one curvature to another by scaling: ``sqrt(c_in/c_out) x`` (Hypformer, KDD 2024).
+
+    Distances are multiplied by ``sqrt(c_in/c_out)``. Gradients reach learnable curvatures.
+
+    Parameters
+    ----------
+    c_in, c_out : float or Lorentz
+        Curvatures, > 0, or manifolds.
+    """
+
+    def __init__(self, c_in: LorentzCurvature, c_out: LorentzCurvature) -> None:
+        super().__init__()
+        self.source = c_in if isinstance(c_in, Lorentz) else Lorentz(c_in)
+        self.target = c_out if isinstance(c_out, Lorentz) else Lorentz(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map points ``(*, d + 1)`` of curvature ``-c_in`` to points of curvature ``-c_out``."""
+        c = self.target.c
+        return ops.from_space((self.source.c / c) ** 0.5 * x[..., 1:], c)

@@ -63,10 +63,10 @@ def centroid(
     c : float or Tensor
         Curvature, > 0.
     exact : bool
-        With weights ``(*, N)``: keep all digits at any radius, by :func:`_time_minus_space`. Without it, and for
-        several centroids at once, ``m_0^2 - |m_s|^2`` is subtracted, which has a relative error of
-        ``eps cosh(r)^2``: 1e-5 at radius 3 in float32, and nothing left at 8. Layers, whose radius is bounded,
-        do without it.
+        For weights ``(*, N)``: keep all digits at any radius, by float64 sums that do not cancel. Without it,
+        and for several centroids at once, ``m_0^2 - |m_s|^2`` is subtracted, with a relative error of
+        ``eps cosh(r)^2``: 1e-5 at radius 3 in float32, and nothing left at 8. It is cheaper, and
+        what layers use, whose radius is bounded.
 
     Returns
     -------
@@ -94,21 +94,25 @@ def centroid(
         raise ValueError(
             f"weights and mask must end in the {x.shape[-2]} points of x, got shape {tuple(weights.shape)}"
         )
-    total = weights.sum(-1, keepdim=True)
-    with full_precision(x):
-        if weights.ndim >= x.ndim:
-            return normalize(weights @ x, c, total)
-        mean = (weights.unsqueeze(-2) @ x).squeeze(-2)
-    if not exact:
+    several = weights.ndim >= x.ndim
+    if several or not exact:
+        total = weights.sum(-1, keepdim=True)
+        with full_precision(x):
+            mean = weights @ x if several else (weights.unsqueeze(-2) @ x).squeeze(-2)
         return normalize(mean, c, total)
-    ms = mean[..., 1:]
+    # The direction of the mean decides over terms of size exp(-r): it needs float64 for float32 points.
+    xs, wide = x[..., 1:].double(), weights.double()
+    total = wide.sum(-1, keepdim=True)
+    ms = (wide.unsqueeze(-2) @ xs).squeeze(-2)
+    m0 = (wide * _time(sq(xs), c).squeeze(-1)).sum(-1, keepdim=True)
     q = sq(ms)
     # Where the centroid is near the origin nothing cancels, and a direction may not exist.
     far = c * q > total * total
     n = torch.sqrt(torch.where(far, q, torch.ones_like(q)))
-    difference = (weights.unsqueeze(-1) * _time_minus_space(x[..., 1:], (ms / n).unsqueeze(-2), c)).sum(-2)
-    square = c * torch.where(far, difference * (difference + 2.0 * n), mean[..., :1].square() - q)
-    return from_space(ms * torch.rsqrt(torch.where(total > 0, square, torch.ones_like(square))), c)
+    difference = (wide.unsqueeze(-1) * _time_minus_space(xs, (ms / n).unsqueeze(-2), c)).sum(-2)
+    square = c * torch.where(far, difference * (difference + 2.0 * n), m0.square() - q)
+    square = torch.where(total > 0, square, torch.ones_like(square))
+    return from_space((ms * torch.rsqrt(square)).to(x.dtype), c)
 
 
 def _time_minus_space(xs: Tensor, u: Tensor, c: Curvature) -> Tensor:

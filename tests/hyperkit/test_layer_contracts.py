@@ -1,5 +1,6 @@
 """Every layer passes the shipped battery."""
 
+import pytest
 import torch
 
 from hyperkit import Lorentz, PoincareBall
@@ -298,3 +299,39 @@ class TestGRUCell(_Lorentz):
             h = gru.cell(x[:, t], h)
             torch.testing.assert_close(states[:, t], h)
         torch.testing.assert_close(last, h)
+
+
+class TestRMSNorm(_Lorentz):
+    def make(self):
+        return hnn.LorentzRMSNorm(6, c=C)
+
+
+class TestPositionalEncoding(_Lorentz):
+    def make(self):
+        return hnn.LorentzPositionalEncoding(6, 5, c=C)
+
+    def test_step_by_step_and_bounds(self) -> None:
+        layer, (x,) = self.make(), self.inputs()
+        steps = [layer(x[:, i : i + 1], start=i) for i in range(5)]
+        torch.testing.assert_close(torch.cat(steps, 1), layer(x))
+        with pytest.raises(ValueError, match="positions 1 to 6 are beyond max_length=5"):
+            layer(x, start=1)
+
+
+class TestChangeCurvature(_Lorentz):
+    def make(self):
+        return hnn.LorentzChangeCurvature(C, 2.0)
+
+    def manifold(self):
+        return Lorentz(2.0)
+
+    def test_scales_distances(self) -> None:
+        x, y = points(5, dtype=torch.float64), points(5, dtype=torch.float64, seed=1)
+        layer = self.make()
+        torch.testing.assert_close(L.dist(layer(x), layer(y), 2.0), (C / 2.0) ** 0.5 * L.dist(x, y, C))
+
+    def test_learnable_curvatures_get_gradients(self) -> None:
+        a, b = Lorentz(C, learnable=True), Lorentz(2.0, learnable=True)
+        hnn.LorentzChangeCurvature(a, b)(points(3)).sum().backward()
+        assert float(a.log_c.grad) != 0.0
+        assert float(b.log_c.grad) != 0.0

@@ -87,7 +87,7 @@ def test_gradients_of_maps_everywhere() -> None:
             args = a.clone().requires_grad_(), v.requires_grad_()
             for f in (_exp, _log, _transport, _tangent_norm2):
                 assert torch.autograd.gradcheck(f, args), (f, r, step)
-                assert torch.autograd.gradgradcheck(f, args), (f, r, step)
+                assert torch.autograd.gradgradcheck(f, args, fast_mode=True), (f, r, step)
 
 
 def _exp(a, v):
