@@ -40,7 +40,7 @@ class HyperkitCalculator(Calculator):
     Raises
     ------
     ModelError
-        When a calculation meets an element that the model does not know.
+        When a calculation meets an element, a charge or a spin that the model does not know.
     StructureError
         For NaN positions and overlapping atoms.
 

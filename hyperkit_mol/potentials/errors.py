@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "ModelError", "StructureError"]
+__all__ = ["DataError", "ModelError", "StructureError", "TrainingError"]
 
 
 class DataError(ValueError):
@@ -15,3 +15,7 @@ class StructureError(ValueError):
 
 class ModelError(ValueError):
     """A model folder that cannot be used, or a model asked for what it was not trained on."""
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; what was saved before is whole."""

@@ -39,6 +39,8 @@ def save_potential(folder: str | Path, potential: Potential, info: dict[str, Any
         "references": {str(z): e for z, e in units.references.items()},
         "shift": units.shift,
         "scale": units.scale,
+        "charges": units.charges,
+        "spins": units.spins,
         "neighbors": potential.neighbors,
         "dtype": str(potential.dtype).removeprefix("torch."),
         "info": info or {},
@@ -92,7 +94,13 @@ def load_potential(
             raise ModelError(f"{folder / _CONFIG}: format {document['format']!r}, expected {FORMAT!r}")
         config = ModelConfig.model_validate(document["model"])
         references = {int(z): float(e) for z, e in document["references"].items()}
-        units = Normalization(references, float(document["shift"]), float(document["scale"]))
+        units = Normalization(
+            references,
+            float(document["shift"]),
+            float(document["scale"]),
+            tuple(int(q) for q in document["charges"]),
+            tuple(int(s) for s in document["spins"]),
+        )
         neighbors, stored = float(document["neighbors"]), getattr(torch, document["dtype"])
         info = document.get("info", {})
     except ModelError:

@@ -92,12 +92,13 @@ class Potential(nn.Module):
         return next(self.parameters()).dtype
 
     def check(self, structures: Sequence[Structure]) -> None:
-        """Refuse elements that the model was not trained on, and periodic structures where it has no images.
+        """Refuse elements, charges and spins that the model was not trained on, and periodic structures where
+        it has no images.
 
         Raises
         ------
         ModelError
-            Naming the structure and the elements.
+            Naming the structure and what is new in it.
         """
         known = set(self.elements)
         for s in structures:
@@ -110,6 +111,15 @@ class Potential(nn.Module):
                     f"{s.name}: the model does not know {', '.join(map(symbol, strange))}; "
                     f"it was trained on {', '.join(map(symbol, self.elements))}"
                 )
+            for field, value, seen in (
+                ("charge", s.charge, self.normalization.charges),
+                ("spin", s.spin, self.normalization.spins),
+            ):
+                if value not in seen:
+                    raise ModelError(
+                        f"{s.name}: the model does not know {field} {value}; "
+                        f"it was trained on {', '.join(map(str, seen))}"
+                    )
             if self.cutoff is None and bool(np.any(s.pbc)):  # pyright: ignore[reportArgumentType]
                 raise ModelError(
                     f"{s.name}: it is periodic, and a {self.config.kind} has no periodic images; use escaip"

@@ -116,7 +116,7 @@ def relax_molecule(
     StructureError
         If there is no conformer to begin with, or atoms run into each other.
     ModelError
-        For elements that the model does not know.
+        For elements and charges that the model does not know.
     """
     from ase import Atoms
     from ase.optimize import BFGS, FIRE

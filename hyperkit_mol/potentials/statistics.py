@@ -25,11 +25,15 @@ class Normalization:
         What an atom gains in a molecule on average, eV.
     scale : float
         Root mean square force component, eV/Å: the unit of the network's output.
+    charges, spins : tuple of int
+        Those of the training set; the embeddings of others were never trained.
     """
 
     references: dict[int, float]
     shift: float
     scale: float
+    charges: tuple[int, ...] = (0,)
+    spins: tuple[int, ...] = (0,)
 
 
 def isolated_energies(structures: Sequence[Structure]) -> dict[int, float]:
@@ -90,7 +94,13 @@ def normalization(
             squares += float(np.square(s.forces).sum())
             components += s.forces.size
     rms = (squares / components) ** 0.5 if components else 0.0
-    return Normalization(refs, float(np.mean(gains)), rms if rms > 1e-6 else 1.0)
+    return Normalization(
+        refs,
+        float(np.mean(gains)),
+        rms if rms > 1e-6 else 1.0,
+        tuple(sorted({s.charge for s in structures})),
+        tuple(sorted({s.spin for s in structures})),
+    )
 
 
 def describe(structures: Sequence[Structure], references: dict[int, float]) -> list[str]:

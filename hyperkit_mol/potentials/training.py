@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperkit_mol.generator.lightning_modules import _SteppedModule
 from hyperkit_mol.potentials.batch import AtomicBatch, Structure, collate
 from hyperkit_mol.potentials.config import PotentialConfig
+from hyperkit_mol.potentials.errors import TrainingError
 from hyperkit_mol.potentials.neighbors import NeighborTable, neighbor_table
 from hyperkit_mol.potentials.potential import Potential
 
@@ -194,7 +195,7 @@ class PotentialTraining(_SteppedModule):
         cfg = self.settings
         loss = cfg.energy_weight * per_atom.to(lengths.dtype) + cfg.forces_weight * lengths
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(
+            raise TrainingError(
                 f"the loss became {loss.item()} at step {self.step}: lower training.lr, or look at the data; "
                 "the last checkpoint is whole"
             )

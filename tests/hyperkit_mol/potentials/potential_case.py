@@ -7,7 +7,7 @@ import torch
 
 from hyperkit_mol.potentials import ModelConfig, Normalization, Potential, Structure
 
-UNITS = Normalization({1: -13.6, 6: -1027.0, 8: -2043.0}, -2.0, 1.3)
+UNITS = Normalization({1: -13.6, 6: -1027.0, 8: -2043.0}, -2.0, 1.3, charges=(0, 1), spins=(0, 2))
 
 # Acetic acid, roughly; 8 atoms of three elements without symmetry.
 POSITIONS = np.array(

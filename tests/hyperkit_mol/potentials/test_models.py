@@ -181,6 +181,13 @@ def test_unknown_elements_are_refused(kind: str) -> None:
         build(kind=kind).prepare([strange])
 
 
+def test_unknown_charges_and_spins_are_refused() -> None:
+    with pytest.raises(ModelError, match="does not know charge -1; it was trained on 0, 1"):
+        build().prepare([acid(charge=-1)])
+    with pytest.raises(ModelError, match="does not know spin 1; it was trained on 0, 2"):
+        build().prepare([acid(spin=1)])
+
+
 def test_periodic_structures_need_a_graph() -> None:
     crystal = Structure(POSITIONS, NUMBERS, cell=np.eye(3) * 9, pbc=np.ones(3, bool))
     with pytest.raises(ModelError, match="no periodic images"):

@@ -19,6 +19,7 @@ from hyperkit_mol.generator.pipeline import RunError
 from hyperkit_mol.potentials import DataError, ModelError, load_config, load_potential, save_potential
 from hyperkit_mol.potentials.cli import app
 from hyperkit_mol.potentials.config import MODELS, PRESETS, ConfigError
+from hyperkit_mol.potentials.errors import TrainingError
 from hyperkit_mol.potentials.pipeline import evaluate, train
 
 pytest.importorskip("ase", reason="training needs ASE (the extra `potentials`)")
@@ -138,7 +139,7 @@ def test_a_folder_with_another_run_is_left_alone(extxyz: Path, tmp_path: Path) -
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(extxyz: Path, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"loss became .*lower training\.lr"):
+    with pytest.raises(TrainingError, match=r"loss became .*lower training\.lr"):
         train(config(extxyz, **{"training.lr": 1e20, "training.steps": 20}), tmp_path / "run", console=QUIET)
 
 
@@ -173,6 +174,7 @@ def test_a_saved_model_is_the_same(tmp_path: Path, kind: str) -> None:
     assert torch.equal(e.energy, f.energy)
     assert torch.equal(e.forces, f.forces)
     assert again.info == {"note": "hello"}
+    assert again.normalization == model.normalization
     assert load_potential(tmp_path / "m", dtype=torch.float32).dtype == torch.float32
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
