@@ -223,11 +223,7 @@ class RiemannianAdam(_Riemannian):
         if manifold is None:
             rgrad, square = grad, grad * grad
         elif isinstance(manifold, Lorentz):
-            c = manifold.c
-            rgrad, square = (
-                ops.egrad2rgrad(x, grad, c),
-                ops.rgrad_norm(x, grad, c, eps=0.0, keepdim=True) ** 2,
-            )
+            rgrad, square = ops.rgrad_and_square(x, grad, manifold.c)
         else:
             rgrad = manifold.egrad2rgrad(x, grad)
             square = manifold.component_inner(x, rgrad)

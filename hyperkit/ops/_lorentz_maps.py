@@ -64,10 +64,10 @@ def expmap(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     c = curvature(c)
     x, v = floats(x=x, v=v)
     xs = x[..., 1:]
-    perp, k, n2, q, t = _radial(xs, v[..., 1:], c)
+    perp, perp2, k, n2, q, t = _radial(xs, v[..., 1:], c)
     m2 = c * torch.clamp(n2, min=0.0)  # a square; near the origin computed as a difference
     b = sinhc(m2)
-    a = _exp_factor(k, m2, q, t, c * sq(perp), cosh(m2) + b * k, c)
+    a = _exp_factor(k, m2, q, t, c * perp2, cosh(m2) + b * k, c)
     return from_space(a * xs + b * perp, c)
 
 
@@ -108,11 +108,11 @@ def carry(x: Tensor, v: Tensor, step: Tensor | float, c: Curvature = 1.0) -> tup
     c = curvature(c)
     x, v = floats(x=x, v=v)
     xs = x[..., 1:]
-    perp, k, n2, q, t = _radial(xs, v[..., 1:], c)
+    perp, perp2, k, n2, q, t = _radial(xs, v[..., 1:], c)
     w2 = c * torch.clamp(n2, min=0.0)
     m2 = w2 * step * step
     ch, b = cosh(m2), sinhc(m2)
-    a = _exp_factor(k * step, m2, q, t, c * step * step * sq(perp), ch + b * step * k, c)
+    a = _exp_factor(k * step, m2, q, t, c * step * step * perp2, ch + b * step * k, c)
     y = from_space(a * xs + (b * step) * perp, c)
     return y, _tangent(y[..., 1:], (ch * k + b * step * w2) * xs + ch * perp, c)
 
@@ -141,7 +141,7 @@ def _tangent(xs: Tensor, space: Tensor, c: Curvature) -> Tensor:
 
 def _to_origin(xs: Tensor, vs: Tensor, c: Curvature) -> Tensor:
     """Transport a tangent vector (space part) from x to the origin along the radial geodesic."""
-    perp, k, _, q, t = _radial(xs, vs, c)
+    perp, _, k, _, q, t = _radial(xs, vs, c)
     ct = c**0.5 * t
     far = c * q > 1.0
     # Far out perp still holds a radial part of the size of its rounding error, cosh(r) eps; the result's

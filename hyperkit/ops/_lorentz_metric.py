@@ -84,8 +84,8 @@ def norm(v: Tensor, *, keepdim: bool = False) -> Tensor:
     return out if keepdim else out.squeeze(-1)
 
 
-def _radial(xs: Tensor, vs: Tensor, c: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Split the space part of a tangent vector at x: ``(perp, k, n2, q, t)`` with ``vs = perp + k xs``.
+def _radial(xs: Tensor, vs: Tensor, c: Curvature) -> tuple[Tensor, ...]:
+    """Split a tangent vector (space part) at x: ``(perp, |perp|^2, k, n2, q, t)`` with ``vs = perp + k xs``.
 
     Far from the origin (``c q > 1``) `perp` is orthogonal to `xs`; near it ``k = 0`` and ``perp = vs``, since
     a direction does not exist at the origin and nothing cancels there. `n2` is the squared Riemannian norm:
@@ -99,8 +99,9 @@ def _radial(xs: Tensor, vs: Tensor, c: Curvature) -> tuple[Tensor, Tensor, Tenso
     perp = vs - k * xs
     near_part = -((along * torch.rsqrt(t2)) ** 2)
     far_part = k * (along / (c * t2))
-    n2 = sq(perp) + torch.where(far, far_part, near_part)
-    return perp, k, n2, q, torch.sqrt(t2)
+    perp2 = sq(perp)
+    n2 = perp2 + torch.where(far, far_part, near_part)
+    return perp, perp2, k, n2, q, torch.sqrt(t2)
 
 
 def tangent_norm(x: Tensor, v: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> Tensor:
@@ -126,7 +127,7 @@ def tangent_norm(x: Tensor, v: Tensor, c: Curvature = 1.0, *, keepdim: bool = Fa
     c = curvature(c)
     x, v = floats(x=x, v=v)
     # The square is >= 0 in exact arithmetic; near the origin it is a difference that may round below.
-    out = safe_sqrt(_radial(x[..., 1:], v[..., 1:], c)[2])
+    out = safe_sqrt(_radial(x[..., 1:], v[..., 1:], c)[3])
     return out if keepdim else out.squeeze(-1)
 
 
@@ -174,15 +175,20 @@ def egrad2rgrad(x: Tensor, grad: Tensor, c: Curvature = 1.0) -> Tensor:
     c : float or Tensor
         Curvature, > 0.
     """
+    return rgrad_and_square(x, grad, c)[0]
+
+
+def rgrad_and_square(x: Tensor, grad: Tensor, c: Curvature = 1.0) -> tuple[Tensor, Tensor]:
+    """Riemannian gradient ``(*, d + 1)`` and its squared norm ``(*, 1)``, as an optimiser wants them."""
     c = curvature(c)
     x, grad = floats(x=x, grad=grad)
     xs = x[..., 1:]
-    q = sq(xs)
-    t = _time(q, c)
-    g = grad[..., 1:] + (grad[..., :1] / t) * xs
+    t = _time(sq(xs), c)
+    g = torch.addcmul(grad[..., 1:], xs, grad[..., :1] / t)
     along = dot(xs, g)
     # <x_s, g + c (x_s.g) x_s> / t = c t (x_s.g), because 1 + c q = c t^2.
-    return torch.cat([c * t * along, g + (c * along) * xs], -1)
+    rgrad = torch.cat([c * t * along, torch.addcmul(g, xs, c * along)], -1)
+    return rgrad, sq(g) + c * along * along
 
 
 def rgrad_norm(
