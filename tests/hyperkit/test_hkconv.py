@@ -292,6 +292,26 @@ def test_a_neighbour_beyond_every_kernel_does_not_count():
     assert float(L.dist(out(1.0), alone).detach()) > 0.01
 
 
+@pytest.mark.parametrize("radius", [3.0, 9.0, 14.0])
+def test_float32_is_right_far_from_the_origin(radius):
+    """A neighbourhood of size 1 far out, in float32 against float64 on the same stored numbers."""
+    g = torch.Generator().manual_seed(0)
+    local = torch.nn.functional.pad(0.5 * torch.randn(6, 4, generator=g, dtype=F64), (1, 0))
+    centre = torch.nn.functional.normalize(torch.randn(4, generator=g, dtype=F64), dim=0)
+    p = L.expmap0(torch.nn.functional.pad(radius * centre, (1, 0)))
+    space = L.boost(L.expmap0(local), p)[:, 1:].float()
+    results = []
+    for dtype in (torch.float32, F64):
+        conv = layer(dtype=torch.float32).to(dtype)
+        leaf = space.to(dtype).requires_grad_()
+        out = conv(L.from_space(leaf), star(space))[0]
+        (grad,) = torch.autograd.grad(out[1:].sum(), leaf)
+        results.append((out, grad / grad.abs().max()))
+    (out, grad), (expected, expected_grad) = results
+    near(out, expected, 1e-6)
+    near(grad, expected_grad, 1e-5)
+
+
 @pytest.mark.parametrize("correlation", CORRELATIONS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_float32_gradients_are_finite_at_coincident_points(correlation, aggregation):
