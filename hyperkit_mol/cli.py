@@ -16,7 +16,7 @@ from rich.console import Console
 # soon as anything else runs on the machine, and on an idle one waiting passively costs nothing measurable.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from hyperkit_mol.potentials.cli import app as potential  # noqa: E402
+from hyperkit_mol.potentials.cli import app as potential
 
 app = typer.Typer(
     name="hyperkit-mol",

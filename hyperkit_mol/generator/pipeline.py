@@ -183,6 +183,8 @@ def train(
         "machine": f"{platform.machine()}, {cpu_count()} processors",
     }
     model.autoencoder.eval()
+    if not _leave_group():
+        return TrainResult(output / "model", time.monotonic() - begin, metrics)
 
     if config.prior != "vae":
         index = train_index if config.prior != "gan" else train_index[: config.gan.latents]
@@ -209,6 +211,8 @@ def train(
 
 def _open_run(config: RunConfig, output: Path, resume: bool) -> RunConfig:
     path = output / "config.yaml"
+    if _rank() > 0:  # the first process has opened the run already
+        return load_config(path)
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / f".write-{uuid.uuid4().hex}"
@@ -233,6 +237,32 @@ def _open_run(config: RunConfig, output: Path, resume: bool) -> RunConfig:
     temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     os.replace(temporary, path)
     return config
+
+
+def _rank() -> int:
+    """Rank among the processes of a distributed run (torchrun, Slurm, or Lightning's own)."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def _leave_group() -> bool:
+    """End the distributed part of a run; True in the process that goes on alone.
+
+    The latents fit in memory and the GAN is small: it trains in the first process. The others' variables
+    would make Lightning wait for them.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        first = torch.distributed.get_rank() == 0
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        single = "RANK LOCAL_RANK NODE_RANK GROUP_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+        several = [k for k in os.environ if k.startswith(("TORCHELASTIC_", "SLURM_"))]
+        for name in single.split() + several:
+            os.environ.pop(name, None)
+        return first
+    return True
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
