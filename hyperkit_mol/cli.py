@@ -187,10 +187,19 @@ def generate(
 
 @app.command()
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="File of SMILES, one a line.")],
+    file: Annotated[Path, typer.Argument(help="File of SMILES: plain, CSV or TSV, gzipped or not.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for the JSON and HTML; the file's own if left out."),
+        typer.Option("-o", "--output", help="Folder for the reports; beside the file if left out."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas, e.g. FCD,SNN/Test,Novelty.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="'moses', or a file of SMILES to compare with (statistics are cached).")
+    ] = "moses",
+    training: Annotated[
+        Path | None, typer.Option("--train", help="The model's own training molecules, for Novelty.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; all processors if left out.")] = None,
 ) -> None:
@@ -199,15 +208,16 @@ def evaluate(
     Example: [bold]hyperkit-mol evaluate out.smi[/]
     """
     with _answer():
-        _evaluate(file, output or file.parent, jobs)
+        chosen = None if metrics is None else [m.strip() for m in metrics.split(",") if m.strip()]
+        _evaluate(file, output, jobs, metrics=chosen, reference=reference, train=training)
 
 
-def _evaluate(file: Path, folder: Path, jobs: int | None) -> None:
+def _evaluate(file: Path, folder: Path | None, jobs: int | None, **options: Any) -> None:
     from hyperkit_mol.chem.prepare import cpu_count
     from hyperkit_mol.moses.report import evaluate_file, rich_progress
 
     with rich_progress(console) as progress:
-        found = evaluate_file(file, folder, n_jobs=jobs or cpu_count(), progress=progress)
+        found = evaluate_file(file, folder, n_jobs=jobs or cpu_count(), progress=progress, **options)
     console.print(found.report.table())
     console.print(f"Report: {found.html.resolve()}", soft_wrap=True)
 
