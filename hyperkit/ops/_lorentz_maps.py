@@ -76,9 +76,8 @@ def _exp_factor(
 ) -> Tensor:
     """What multiplies the space part of x in ``exp_x(v)``; `plain` but for long steps towards the origin."""
     inward = (k < 0.0) & (m2 > 0.25)
-    one = torch.ones_like(m2)
-    n = torch.sqrt(torch.where(inward, m2, one))
-    s = c**0.5 * torch.sqrt(torch.where(inward, q, one))
+    n = torch.sqrt(torch.where(inward, m2, 1.0))
+    s = c**0.5 * torch.sqrt(torch.where(inward, q, 1.0))
     ct = c**0.5 * t
     a = k * s / ct  # signed radial component, times sqrt(c)
     polar = (torch.sinh(torch.asinh(s) - n) + lateral2 / (n * (n - a)) * torch.sinh(n) * ct) / s
@@ -148,7 +147,7 @@ def _to_origin(xs: Tensor, vs: Tensor, c: Curvature) -> Tensor:
     # radial part is smaller by cosh(r), so it has to go.
     left = dot(xs, perp)
     near_k = -left * c / (ct * (ct + 1.0))
-    far_k = k / ct - left / torch.where(far, q, torch.ones_like(q))
+    far_k = k / ct - left / torch.where(far, q, 1.0)
     return perp + torch.where(far, far_k, near_k) * xs
 
 

@@ -95,7 +95,7 @@ def _radial(xs: Tensor, vs: Tensor, c: Curvature) -> tuple[Tensor, ...]:
     t2 = q + 1.0 / c
     along = dot(xs, vs)
     far = c * q > 1.0
-    k = torch.where(far, along / torch.where(far, q, torch.ones_like(q)), torch.zeros_like(q))
+    k = torch.where(far, along / torch.where(far, q, 1.0), 0.0)
     perp = vs - k * xs
     near_part = -((along * torch.rsqrt(t2)) ** 2)
     far_part = k * (along / (c * t2))
@@ -143,7 +143,7 @@ def tangent_inner(x: Tensor, u: Tensor, v: Tensor, c: Curvature = 1.0, *, keepdi
     t2 = q + 1.0 / c
     far = c * q > 1.0
     along_u, along_v = dot(xs, us), dot(xs, vs)
-    k = torch.where(far, along_u / torch.where(far, q, torch.ones_like(q)), torch.zeros_like(q))
+    k = torch.where(far, along_u / torch.where(far, q, 1.0), 0.0)
     rest = dot(us - k * xs, vs)  # equals the product of both orthogonal parts
     out = rest + torch.where(far, k * (along_v / (c * t2)), -along_u * (along_v / t2))
     return out if keepdim else out.squeeze(-1)
@@ -232,23 +232,16 @@ def _haversine(xs: Tensor, ys: Tensor, c: Curvature) -> Tensor:
     w2, wp = sq(w), dot(w, xs + ys)  # wp = qx - qy without its cancellation
     tt = tx * ty
     close = along > 0.5 * tt
-    one = torch.ones_like(tt)
 
     x_near = qx < qy
-    qn = torch.where(close, torch.where(x_near, qx, qy), one)
-    qf = torch.where(close, torch.where(x_near, qy, qx), one)
     near = torch.where(x_near, xs, ys)
-    zero = torch.zeros_like(tt)
-    k = torch.where(close, dot(w, near) / qn, zero)
-    perp = w - k * near
-    ratio = torch.sqrt(qn / qf)
-    lateral = (
-        2.0 * ratio * sq(perp) / (1.0 + torch.where(close, along, zero) / torch.sqrt(qn) / torch.sqrt(qf))
-    )
-    sx = torch.sqrt(torch.where(close, qx, one))
-    sy = torch.sqrt(torch.where(close, qy, one))
-    z = wp / (sx * ty + sy * tx)  # sinh(r1 - r2)
-    z2 = torch.where(close, z * z, zero)
+    # Norms of the nearer and the farther point; 1 in rows that do not use them.
+    qn = torch.where(close, torch.where(x_near, qx, qy), 1.0)
+    sn, sf = torch.sqrt(qn), torch.sqrt(torch.where(close, torch.where(x_near, qy, qx), 1.0))
+    perp = w - torch.where(close, dot(w, near) / qn, 0.0) * near
+    lateral = 2.0 * (sn / sf) * sq(perp) / (1.0 + torch.where(close, along, 0.0) / (sn * sf))
+    z = wp / torch.where(x_near, sn * ty + sf * tx, sf * ty + sn * tx)  # sinh(r1 - r2)
+    z2 = torch.where(close, z * z, 0.0)
     s_close = 0.5 * z2 / (1.0 + torch.sqrt(1.0 + z2)) + 0.25 * c * lateral
 
     s_far = 0.5 * (c * (tt - along) - 1.0)

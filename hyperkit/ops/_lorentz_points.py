@@ -108,10 +108,10 @@ def centroid(
     q = sq(ms)
     # Where the centroid is near the origin nothing cancels, and a direction may not exist.
     far = c * q > total * total
-    n = torch.sqrt(torch.where(far, q, torch.ones_like(q)))
+    n = torch.sqrt(torch.where(far, q, 1.0))
     difference = (wide.unsqueeze(-1) * _time_minus_space(xs, (ms / n).unsqueeze(-2), c)).sum(-2)
     square = c * torch.where(far, difference * (difference + 2.0 * n), m0.square() - q)
-    square = torch.where(total > 0, square, torch.ones_like(square))
+    square = torch.where(total > 0, square, 1.0)
     return from_space((ms * torch.rsqrt(square)).to(x.dtype), c)
 
 
@@ -123,7 +123,7 @@ def _time_minus_space(xs: Tensor, u: Tensor, c: Curvature) -> Tensor:
     q = sq(xs)
     t = _time(q, c)
     out = c * q > 0.25
-    n = torch.sqrt(torch.where(out, q, torch.ones_like(q)))
+    n = torch.sqrt(torch.where(out, q, 1.0))
     apart = sq(torch.where(out, xs / n, torch.zeros_like(xs)) - u)
     return torch.where(out, 1.0 / (c * (t + n)) + 0.5 * n * apart, t - (xs * u).sum(-1, keepdim=True))
 

@@ -197,9 +197,9 @@ def _newton(x: Tensor, weights: Tensor, mean: Tensor, c: Curvature) -> tuple[Ten
     logs = maps.logmap0(maps.boost(x, mean.unsqueeze(-2), c, inverse=True), c)[..., 1:]
     q = sq(logs)
     some = c * q > 1e-12
-    q1 = torch.where(some, q, torch.ones_like(q))
+    q1 = torch.where(some, q, 1.0)
     n = torch.sqrt(c * q1)
-    coth = torch.where(some, n / torch.tanh(n), torch.ones_like(n))
+    coth = torch.where(some, n / torch.tanh(n), 1.0)
     outer = (weights * (1.0 - coth) / q1 * logs).transpose(-1, -2) @ logs
     eye = torch.eye(logs.shape[-1], dtype=x.dtype, device=x.device)
     return (weights * logs).sum(-2), (weights * coth).sum(-2, keepdim=True) * eye + outer

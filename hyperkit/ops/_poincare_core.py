@@ -90,7 +90,7 @@ def projx(x: Tensor, c: Curvature = 1.0) -> Tensor:
     n = safe_sqrt(c * sq(x))
     top = max_norm(x.dtype)
     out = n > top
-    return torch.where(out, x * (top / torch.where(out, n, torch.ones_like(n))), x)
+    return torch.where(out, x * (top / torch.where(out, n, 1.0)), x)
 
 
 def half_chord(x: Tensor, y: Tensor, c: Curvature) -> Tensor:
@@ -220,7 +220,7 @@ def expmap(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     th = tanhc(n2)
     # 1/cosh^2 = 1 - tanh^2, which cancels far out: there 4 exp(-2n) (1 + exp(-2n))^-2.
     n = safe_sqrt(n2)
-    e = torch.exp(-2.0 * torch.where(n2 > 0.25, n, torch.ones_like(n)))
+    e = torch.exp(-2.0 * torch.where(n2 > 0.25, n, 1.0))
     gy = torch.where(n2 > 0.25, 4.0 * e / (1.0 + e).square(), 1.0 - n2 * th * th)
     return projx(_add(x, th * step, gx, gy, c), c)
 

@@ -27,8 +27,8 @@ def _even(q: Tensor, below: float, series: tuple[float, ...], single: int, close
     `single` is the number of terms that are enough for float32.
     """
     small = q < below
-    near = torch.where(small, q, torch.zeros_like(q))
-    far = torch.where(small, torch.ones_like(q), q)
+    near = torch.where(small, q, 0.0)
+    far = torch.where(small, 1.0, q)
     terms = series if q.dtype == torch.float64 else series[:single]
     poly = torch.full_like(q, terms[-1])
     for a in terms[-2::-1]:
@@ -54,8 +54,8 @@ def asinhc(q: Tensor) -> Tensor:
 def tanhc(q: Tensor) -> Tensor:
     """``tanh(n)/n`` with ``n = sqrt(q)``."""
     small = q < 0.5
-    near = torch.where(small, q, torch.zeros_like(q))
-    n = torch.sqrt(torch.where(small, torch.ones_like(q), q))
+    near = torch.where(small, q, 0.0)
+    n = torch.sqrt(torch.where(small, 1.0, q))
     return torch.where(small, sinhc(near) / cosh(near), torch.tanh(n) / n)
 
 
@@ -65,7 +65,7 @@ def safe_sqrt(q: Tensor) -> Tensor:
     For squares: below 0 there is only rounding, and the result is 0. NaN stays NaN.
     """
     none = q <= 0
-    return torch.where(none, torch.zeros_like(q), torch.sqrt(torch.where(none, torch.ones_like(q), q)))
+    return torch.where(none, 0.0, torch.sqrt(torch.where(none, 1.0, q)))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def lorentz_to_klein(x: Tensor, c: Curvature = 1.0) -> Tensor:
     n = safe_sqrt(c * sq(k))
     top = max_norm(x.dtype)
     out = n > top
-    return torch.where(out, k * (top / torch.where(out, n, torch.ones_like(n))), k)
+    return torch.where(out, k * (top / torch.where(out, n, 1.0)), k)
 
 
 def klein_to_lorentz(x: Tensor, c: Curvature = 1.0) -> Tensor:
@@ -75,7 +75,7 @@ def lorentz_to_halfspace(x: Tensor, c: Curvature = 1.0) -> Tensor:
     side, last = big[..., :-1], big[..., -1:]
     t = torch.sqrt(1.0 + sq(big))
     up = last > 0.0
-    sum_ = torch.where(up, t + last, torch.ones_like(t))
+    sum_ = torch.where(up, t + last, 1.0)
     below = torch.where(up, (1.0 + sq(side)) / sum_, t - last)
     return torch.cat([side, torch.ones_like(below)], -1) / below
 
