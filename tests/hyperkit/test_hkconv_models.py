@@ -202,6 +202,8 @@ class TestAttention(LayerContract):
 
 
 class TestBlock(TestAttention):
+    compiles = False  # takes seconds; its new part is the attention, which is compiled above
+
     def make(self):
         return HKTransformerBlock(6, 2, 3, 8, c=C, score="lorentzian", trainable_kernels=True)
 
