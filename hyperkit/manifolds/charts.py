@@ -164,6 +164,7 @@ class UpperHalfSpace(_Chart):
     model = "halfspace"
 
     def projx(self, x: Tensor) -> Tensor:
+        # The edge is the height 0; its smallest positive neighbour would overflow once squared.
         tiny = torch.finfo(x.dtype).tiny
         return torch.cat([x[..., :-1], torch.clamp(x[..., -1:], min=tiny**0.5)], -1)
 

@@ -17,6 +17,8 @@ from hyperkit.ops import lorentz as ops
 class KVCache:
     """Keys and values of the steps so far, for decoding step by step. Make one for each attention layer.
 
+    Its buffers are written in place: decode under ``torch.no_grad()``, and train with whole sequences.
+
     Examples
     --------
     >>> import torch
