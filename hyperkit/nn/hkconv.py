@@ -143,8 +143,11 @@ class _KernelConv(nn.Module):
         out = join(graph.sum(weight * points), total, self.c)
         if self.gin is not None:
             out = self.gin.after(out)
-        alone = x if self.empty == "self" else ops.origin(1, self.out_features + 1, c=self.c).to(out)
+        alone = x if self.empty == "self" else self._origin(out)
         return torch.where(total > 0, out, alone)
+
+    def _origin(self, like: Tensor) -> Tensor:
+        return ops.origin(1, self.out_features + 1, c=self.c, dtype=like.dtype, device=like.device)
 
     def _softmax(self, score: Tensor, weight: Tensor, graph: Pairs) -> Tensor:
         """``exp`` of the scores over that of the largest; their sum is left to the centroid."""

@@ -51,10 +51,10 @@ def on_hyperboloid(x, c):
 
 
 @pytest.mark.parametrize("correlation", CORRELATIONS)
-@pytest.mark.parametrize("c", [1.0, 0.3])
-def test_agrees_with_the_equations(correlation, c):
+@pytest.mark.parametrize(("c", "learnable"), [(1.0, False), (0.3, False), (0.3, True)])
+def test_agrees_with_the_equations(correlation, c, learnable):
     """Values and gradients for nodes, parameters, kernel points and a learnable curvature."""
-    m = Lorentz(c, learnable=True)
+    m = Lorentz(c, learnable=learnable)
     conv = layer(c=m, correlation=correlation, trainable_kernels=True)
     target = torch.randn(5, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
     target[3] = 0.0  # the node without neighbours is the origin by definition, not by the equations
