@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,17 @@ def canonical(smiles: str | None) -> tuple[str | None, Chem.Mol | None]:
     return text, mol
 
 
+# Kept for the life of the process: evaluating small sets again and again must not compile them again.
+@lru_cache(maxsize=2)
+def _filter_screen(smarts: tuple[str, ...]) -> PatternScreen:
+    return PatternScreen(smarts, explicit_hydrogens=True)
+
+
+@lru_cache(maxsize=1)
+def _alert_screen() -> PatternScreen:
+    return PatternScreen(QED.StructuralAlerts, explicit_hydrogens=False)
+
+
 class Pass:
     """The chemistry pass with its tables loaded.
 
@@ -87,17 +98,17 @@ class Pass:
 
     def __init__(self, filters: Sequence[str], scores: tuple[str, str], features: Iterable[str]) -> None:
         RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
-        self._filters = filters
+        self._filters = tuple(filters)
         self._scores = scores
         self.features = frozenset(features)
 
     @cached_property
     def filters(self) -> PatternScreen:
-        return PatternScreen(self._filters, explicit_hydrogens=True)
+        return _filter_screen(self._filters)
 
     @cached_property
     def alerts(self) -> PatternScreen:
-        return PatternScreen(QED.StructuralAlerts, explicit_hydrogens=False)
+        return _alert_screen()
 
     @cached_property
     def fragment_scores(self) -> tuple[np.ndarray, np.ndarray]:

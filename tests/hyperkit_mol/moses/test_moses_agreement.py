@@ -33,9 +33,9 @@ def write(path, smiles) -> str:
 
 
 def test_agrees_on_any_reference(tmp_path):
-    """Every metric but TestSF, on a reference of 600 molecules that both compute themselves."""
-    smiles = [*bad_set(100), *drawn("train", 60), *drawn("test", 60)]
-    reference, train = drawn("test", 600, seed=1), [*drawn("train", 300, seed=2), *smiles[40:60]]
+    """Every metric but TestSF, on a reference of 400 molecules that both compute themselves."""
+    smiles = [*bad_set(80), *drawn("train", 40), *drawn("test", 40)]
+    reference, train = drawn("test", 400, seed=1), [*drawn("train", 200, seed=2), *smiles[40:60]]
     theirs = run_original(smiles, reference=reference, train=train, canonical_train=True)["metrics"]
     theirs = {name: value for name, value in theirs.items() if not name.endswith("/TestSF")}
     ours = evaluate(smiles, reference=write(tmp_path / "reference.smi", reference), train=train)
@@ -66,7 +66,7 @@ def test_fcd_of_singular_covariances_is_exact():
 
 
 def test_processes_do_not_change_a_figure():
-    smiles = [*drawn("train", 120), *bad_set(60)]
+    smiles = [*drawn("train", 220), *bad_set(30)]
     threads = torch.get_num_threads()
     reports = [evaluate(smiles, n_jobs=n) for n in (1, 2, 3)]
     assert torch.get_num_threads() == threads
