@@ -98,9 +98,13 @@ class NeighborAttention(nn.Module):
             logits = logits + factor * (1.0 / self.c - t_q * t_k.transpose(-1, -2)) + bias
         else:
             logits = self._products(q * self.head_features**-0.5, k, legendre) + bias
-        # The highest logit cancels from value and derivatives; it only keeps exp in range.
-        top = logits.detach().amax(-1, keepdim=True).clamp(min=0.0)
-        weight = envelope[:, None, None, :] * torch.exp(logits - top)
+        # The highest term cancels from value and derivatives; it only keeps exp in range. Padding is left out
+        # of it: a wild logit there would push all others to 0.
+        with torch.no_grad():
+            level = envelope.clamp(min=1e-30).log().masked_fill(envelope == 0, -math.inf)
+            top = (logits + level[:, None, None, :]).amax(-1, keepdim=True).clamp(min=0.0)
+            shift = top.where(envelope[:, None, None, :] > 0, math.inf)
+        weight = envelope[:, None, None, :] * torch.exp(logits - shift)
         rest = torch.exp(-top)
         total = rest + weight.sum(-1, keepdim=True)
         weight = weight / total

@@ -9,19 +9,16 @@ from torch import Tensor, nn
 
 __all__ = ["RadialBasis", "envelope", "legendre", "soft_cap"]
 
-_POWER = 6
-
 
 def envelope(distance: Tensor, cutoff: float) -> Tensor:
     """Polynomial that falls from 1 to 0 at `cutoff`, with two zero derivatives there.
 
-    ``1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2)`` with ``x = d/cutoff`` and p = 6 (Gasteiger
-    et al., DimeNet, ICLR 2020, equation 8). The third derivative jumps at the cutoff.
+    ``1 - 28 x^6 + 48 x^7 - 21 x^8`` with ``x = d/cutoff`` (Gasteiger et al., DimeNet, ICLR 2020, equation 8,
+    p = 6), computed as ``(1 - x)^3 (1 + 3x + 6x^2 + 10x^3 + 15x^4 + 21x^5)``: positive terms only, where the
+    first form is lost in rounding near the cutoff. The third derivative jumps there.
     """
-    p = _POWER
     x = (distance / cutoff).clamp(max=1.0)
-    xp = x**p
-    return 1.0 + xp * (-(p + 1) * (p + 2) / 2 + x * (p * (p + 2) - x * (p * (p + 1) / 2)))
+    return (1.0 - x) ** 3 * (1.0 + x * (3.0 + x * (6.0 + x * (10.0 + x * (15.0 + x * 21.0)))))
 
 
 class RadialBasis(nn.Module):
@@ -84,5 +81,5 @@ def soft_cap(distance: Tensor, weight: Tensor, limit: int, softness: float = 0.2
     nearer = torch.sigmoid((distance.unsqueeze(2) - distance.unsqueeze(1)) / softness)
     # An atom is not its own predecessor: it would count as half of one.
     rank = (nearer * weight.unsqueeze(1)).sum(-1) - 0.5 * weight
-    x = ((rank - 0.7 * limit) / (0.3 * limit)).clamp(0.0, 1.0)
-    return 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
+    y = ((limit - rank) / (0.3 * limit)).clamp(0.0, 1.0)
+    return y**3 * (10.0 - 15.0 * y + 6.0 * y**2)

@@ -81,7 +81,9 @@ class TrainingConfig(_Strict):
 
     steps: int = Field(5000, ge=1)
     batch_size: int = Field(10, ge=1)
-    lr: float = Field(2e-3, gt=0)
+    optimizer: Literal["muon", "adam"] = Field("muon", description="for matrices in blocks; others Adam")
+    lr: float = Field(5e-3, gt=0, description="of Adam")
+    matrix_lr: float = Field(0.02, gt=0, description="of Muon: how far singular values move in a step")
     warmup: int = Field(100, ge=0)
     final_lr: float = Field(0.01, ge=0, le=1, description="learning rate at the end, as a part of lr")
     betas: tuple[float, float] = (0.9, 0.999)

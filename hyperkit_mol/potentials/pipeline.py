@@ -172,6 +172,8 @@ def train(
     potential = Potential(config.model, units, data.mean_neighbors).to(dtype)
     potential.check([*structures, *held])
     module = PotentialTraining(potential, config, data, LabelledSet(held, cutoff, dtype))
+    # Not before everything has been read and checked: a mistake in a file name must not occupy the folder.
+    _claim(config, output)
     count = sum(p.numel() for p in potential.parameters())
     graph = "" if cutoff is None else f", {data.mean_neighbors:.1f} neighbours within {cutoff:g} Å"
     _say(
@@ -227,10 +229,14 @@ def _open_run(config: PotentialConfig, output: Path, resume: bool) -> PotentialC
         return stored
     if resume:
         raise RunError(f"{output} holds no run to resume ({path.name} is missing)")
+    return config
+
+
+def _claim(config: PotentialConfig, output: Path) -> None:
+    path = output / "config.yaml"
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     os.replace(temporary, path)
-    return config
 
 
 def _fit(

@@ -17,9 +17,13 @@ from hyperkit_mol.potentials.batch import AtomicBatch, Structure, collate
 from hyperkit_mol.potentials.config import PotentialConfig
 from hyperkit_mol.potentials.errors import TrainingError
 from hyperkit_mol.potentials.neighbors import NeighborTable, neighbor_table
+from hyperkit_mol.potentials.optim import MuonAdam
 from hyperkit_mol.potentials.potential import Potential
 
 __all__ = ["LabelledSet", "PotentialTraining", "random_rotations"]
+
+# Narrower matrices (a bias for each head) have hardly a spectrum; Adam is as good and cheaper there.
+_MUON_SIZE = 16
 
 
 def random_rotations(count: int, generator: torch.Generator) -> Tensor:
@@ -155,15 +159,20 @@ class PotentialTraining(_SteppedModule):
         cfg = self.settings
         # Decay is for weight matrices, not for biases, norms, embeddings and temperatures.
         embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, torch.nn.Embedding)}
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        matrices, others, rest = [], [], []
+        for name, p in self.model.named_parameters():
+            if p.ndim != 2 or id(p) in embeddings:
+                rest.append(p)
+            elif cfg.optimizer == "muon" and ".blocks." in name and min(p.shape) >= _MUON_SIZE:
+                matrices.append(p)
+            else:
+                others.append(p)
         groups = [
-            {
-                "params": [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings],
-                "weight_decay": cfg.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim < 2 or id(p) in embeddings], "weight_decay": 0.0},
+            {"params": matrices, "lr": cfg.matrix_lr, "weight_decay": cfg.weight_decay, "muon": True},
+            {"params": others, "lr": cfg.lr, "weight_decay": cfg.weight_decay},
+            {"params": rest, "lr": cfg.lr},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas)
+        optimizer = MuonAdam([g for g in groups if g["params"]], betas=cfg.betas)
 
         def factor(step: int) -> float:
             if step < cfg.warmup:
@@ -175,7 +184,7 @@ class PotentialTraining(_SteppedModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Leave the optimiser's state as it was loaded: torch's AdamW keeps its step counts as tensors."""
+        """Leave the optimiser's state as it was loaded; its step counts are plain numbers."""
 
     def transfer_batch_to_device(self, batch: AtomicBatch, device: torch.device, _: int) -> AtomicBatch:
         return batch.to(device)
@@ -204,7 +213,7 @@ class PotentialTraining(_SteppedModule):
                 "train/loss": loss.detach(),
                 "train/energy_rmse": 1e3 * _rms(found.energy.detach() - energy),
                 "train/force_rmse": 1e3 * _rms(found.forces.detach() - forces),
-                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "lr": self.trainer.optimizers[0].param_groups[-1]["lr"],
                 "step": float(self.step),
             },
             batch_size=batch.size,

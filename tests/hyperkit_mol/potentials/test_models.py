@@ -11,6 +11,7 @@ from potential_case import NUMBERS, POSITIONS, UNITS, acid, build
 
 from hyperkit_mol.potentials import ModelError, Potential, Structure
 from hyperkit_mol.potentials._attention import NeighborAttention
+from hyperkit_mol.potentials._radial import envelope
 from hyperkit_mol.potentials.training import random_rotations
 
 pytest.importorskip("vesin", reason="neighbour lists need vesin (the extra `potentials`)")
@@ -141,17 +142,35 @@ def test_attention_of_nobody_is_the_bias(attention: str) -> None:
     torch.testing.assert_close(out, layer.out.bias.expand_as(out))
 
 
-def test_attention_survives_large_logits() -> None:
-    layer = NeighborAttention(4, 1, 1, 3)
-    found = layer(1e4 * torch.randn(2, 3, 4), torch.ones(2, 3), torch.ones(2, 1, 3, 3), torch.randn(2, 3, 3))
-    assert torch.isfinite(found).all()
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_attention_survives_large_logits(attention: str) -> None:
+    torch.manual_seed(0)
+    layer = NeighborAttention(4, 1, 1, 3, attention)
+    message, basis = torch.randn(2, 3, 4), torch.randn(2, 3, 3)
+    fade, angles = torch.ones(2, 3), torch.ones(2, 1, 3, 3)
+    assert torch.isfinite(layer(1e4 * message, fade, angles, basis)).all()
+    # A wild logit where the envelope is 0 changes nothing; with a plain maximum it would empty the others.
+    fade[:, 2] = 0.0
+    message[:, 2] *= 1e4
+    found = layer(message, fade, angles, basis)[:, :2]
+    expected = layer(message[:, :2], fade[:, :2], angles[..., :2, :2], basis[:, :2])
+    torch.testing.assert_close(found, expected)
 
 
-def test_lorentz_attention_differs(model: Potential) -> None:
-    if model.config.attention == "lorentz":
-        pytest.skip("the other half of the pairs")
-    other = build(**model.config.model_dump() | {"attention": "lorentz"})
-    assert abs(ask(model, acid())[0] - ask(other, acid())[0])[0] > 1e-3
+def test_envelope_keeps_its_digits_near_the_cutoff() -> None:
+    gap = torch.tensor([1e-1, 1e-2, 1e-3])
+    double = envelope(5.0 - gap.double(), 5.0)
+    torch.testing.assert_close(envelope(5.0 - gap, 5.0).double(), double, rtol=2e-3, atol=0)
+    x = (5.0 - gap.double()) / 5.0
+    torch.testing.assert_close(double, 1 - 28 * x**6 + 48 * x**7 - 21 * x**8, rtol=1e-7, atol=1e-12)
+    assert envelope(torch.tensor([5.0, 7.0]), 5.0).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lorentz_attention_differs(kind: str) -> None:
+    # The same seed gives other layers the same weights; what differs is the attention.
+    a, b = (ask(build(kind=kind, attention=attention), acid())[0][0] for attention in ATTENTIONS)
+    assert abs(a - b) > 1e-3
 
 
 def test_an_isolated_atom_has_its_reference_energy() -> None:

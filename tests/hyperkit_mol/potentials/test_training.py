@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +154,13 @@ def test_elements_only_in_validation_are_refused(extxyz: Path, tmp_path: Path) -
         train(settings, tmp_path / "run", console=QUIET)
 
 
-def test_no_data() -> None:
+def test_a_mistake_does_not_occupy_the_folder(extxyz: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--data"):
-        train(load_config(), Path("unused-run"), console=QUIET)
-    assert not (Path("unused-run") / "model").exists()
-    shutil.rmtree("unused-run")
+        train(load_config(), tmp_path / "run", console=QUIET)
+    with pytest.raises(DataError, match="no such file"):
+        train(config(tmp_path / "typo.xyz"), tmp_path / "run", console=QUIET)
+    assert list((tmp_path / "run").iterdir()) == []
+    train(config(extxyz, **{"training.steps": 1}), tmp_path / "run", console=QUIET)
 
 
 # ---- model folders ------------------------------------------------------------------------------
