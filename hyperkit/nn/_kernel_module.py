@@ -110,6 +110,11 @@ class KernelTransform(nn.Module):
 
     def forward(self, neighbour: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Points ``(R, o + 1)`` and their weights ``(R, 1)`` for R pairs ``(R, d + 1)``."""
+        if neighbour.dtype != self.weight.dtype:
+            raise TypeError(
+                f"x is {neighbour.dtype} but the layer's weights are {self.weight.dtype}: "
+                "give both the same dtype"
+            )
         c = self.manifold.c
         keep = None
         if self.dropout and self.training:

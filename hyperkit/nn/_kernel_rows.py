@@ -302,7 +302,7 @@ def _rows(t: Tensor | None, i: int, rows: int) -> Tensor | None:
 
 def _differentiate(rule: Rule, tensors, needed, grads, create_graph: bool) -> list[Tensor | None]:
     """Gradients of :func:`neighbour_points` for the tensors whose gradient is needed, None for others."""
-    with torch.enable_grad():
+    with torch.enable_grad(), full_precision(tensors[0]):
         leaves: list[Any] = [
             t if create_graph or t is None else t.detach().requires_grad_(n)
             for t, n in zip(tensors, needed, strict=True)

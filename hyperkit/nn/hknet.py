@@ -25,8 +25,8 @@ class HKNet(LorentzLayer):
     Euclidean features are lifted by the exponential map at the origin, brought to the hidden dimension by a
     Lorentz linear layer, and go through the convolutions; for graphs the centroid of all nodes is taken;
     logits are squared Lorentzian distances to learnable points (:class:`~hyperkit.nn.LorentzMLR`), so train
-    with a Riemannian optimiser. The activation comes before each linear layer but the first one of the first
-    convolution, as in the paper.
+    with a Riemannian optimiser. The activation is applied to the relative features that the linear layers of
+    a convolution read, in every convolution but the first, as in the paper.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class HKNet(LorentzLayer):
         does not see the node's own feature; without this it reaches the logits through neighbours only.
         Not in the paper.
     activation : str or callable, optional
-        Before the linear layers.
+        Before the linear layers of the convolutions from the second on.
     dropout : float
         Of the linear layers' inputs.
     scale : float

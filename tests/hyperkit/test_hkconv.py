@@ -504,16 +504,23 @@ def test_padded_form_compiles():
     torch._dynamo.reset()
 
 
-def test_dropout_and_autocast():
+def test_dropout_and_autocast(monkeypatch):
     conv = layer(dropout=0.5, dtype=torch.float32)
     x = points(dtype=torch.float32)
     assert bool((conv(x, EDGES) != conv(x, EDGES)).any())
     on_hyperboloid(conv(x, EDGES).detach(), 1.0)
     conv.eval()
     near(conv(x, EDGES), conv(x, EDGES), 0)
+    big = torch.randint(0, 5, (2, 100), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(rows, "BLOCK", 1)
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(conv(leaf, big).square().sum(), leaf)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        near(conv(x, EDGES), conv.train(False)(x, EDGES), 0)
-        on_hyperboloid(conv(x, EDGES).detach(), 1.0)
+        out = conv(leaf, big)
+        on_hyperboloid(out.detach(), 1.0)
+        near(out, conv(x, big), 0)
+        # Going backward inside the block as well: the blocks are computed again there.
+        near(torch.autograd.grad(out.square().sum(), leaf)[0], expected, 1e-6)
 
 
 def test_permutation_helper():
@@ -594,6 +601,8 @@ def test_refused_nodes():
         conv(points().unsqueeze(0), EDGES)
     with pytest.raises(TypeError, match="x must be floating point"):
         conv(torch.ones(5, 5, dtype=torch.int64), EDGES)
+    with pytest.raises(TypeError, match=r"x is torch.float32 but the layer's weights are torch.float64"):
+        conv(points().float(), EDGES)
     with pytest.raises(TypeError, match="object with x and edge_index"):
         conv(SimpleNamespace(x=points()))
     with pytest.raises(ValueError, match="already holds edge_index"):
