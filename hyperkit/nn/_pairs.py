@@ -90,6 +90,7 @@ def _from_edges(
     if edge_index.ndim != 2 or edge_index.shape[0] != 2:
         raise ValueError(f"edge_index must have shape (2, E), got {tuple(edge_index.shape)}")
     _in_range("edge_index", edge_index, n)
+    edge_index = edge_index.long()
     weight = None
     if edge_weight is not None:
         _weights(edge_weight, edge_index.shape[1:])
@@ -122,7 +123,7 @@ def _from_table(
             f"mask must have the shape of neighbors {tuple(neighbors.shape)}, got {tuple(mask.shape)}"
         )
     # Padding reads node 0, with weight 0: it leaves the centroid and the gradient alone.
-    neighbors = torch.where(mask, neighbors, torch.zeros_like(neighbors))
+    neighbors = torch.where(mask, neighbors, torch.zeros_like(neighbors)).long()
     _in_range("neighbors", neighbors, n)
     weight = mask.to(dtype)
     if edge_weight is not None:

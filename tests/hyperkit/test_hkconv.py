@@ -111,6 +111,13 @@ def test_padded_neighbours_give_the_same(correlation):
     near(conv(x, neighbors=garbage, mask=mask), expected, 1e-14)
 
 
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_int32_indices(aggregation):
+    conv, x = layer(aggregation=aggregation), points()
+    near(conv(x, EDGES.int()), conv(x, EDGES), 0)
+    near(conv(x, neighbors=pad_neighbors(EDGES, 5)[0].int()), conv(x, EDGES), 1e-14)
+
+
 def test_data_objects_and_edge_weights():
     conv, x = layer(), points()
     near(conv(SimpleNamespace(x=x, edge_index=EDGES)), conv(x, EDGES), 0)
