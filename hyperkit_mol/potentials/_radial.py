@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RadialBasis", "envelope", "legendre", "soft_cap"]
+__all__ = ["CAP_START", "RadialBasis", "envelope", "legendre", "soft_cap"]
+
+# Soft rank from which neighbours fade, as a part of the cap.
+CAP_START = 0.7
 
 
 def envelope(distance: Tensor, cutoff: float) -> Tensor:
@@ -66,7 +69,8 @@ def soft_cap(distance: Tensor, weight: Tensor, limit: int, softness: float = 0.2
     """Factor that fades out all but the nearest neighbours, smooth in every distance.
 
     The soft rank of a neighbour is the number of nearer ones, each counted by its envelope times
-    ``sigmoid((d_ij - d_ik)/softness)``. The factor is 1 up to rank ``0.7 limit``, exactly 0 from `limit` on.
+    ``sigmoid((d_ij - d_ik)/softness)``. The factor is 1 up to rank ``0.7 limit`` and exactly 0 from `limit`
+    on.
 
     Parameters
     ----------
@@ -81,5 +85,5 @@ def soft_cap(distance: Tensor, weight: Tensor, limit: int, softness: float = 0.2
     nearer = torch.sigmoid((distance.unsqueeze(2) - distance.unsqueeze(1)) / softness)
     # An atom is not its own predecessor: it would count as half of one.
     rank = (nearer * weight.unsqueeze(1)).sum(-1) - 0.5 * weight
-    y = ((limit - rank) / (0.3 * limit)).clamp(0.0, 1.0)
+    y = ((limit - rank) / ((1.0 - CAP_START) * limit)).clamp(0.0, 1.0)
     return y**3 * (10.0 - 15.0 * y + 6.0 * y**2)

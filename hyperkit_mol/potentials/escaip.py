@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit_mol.potentials._attention import NeighborAttention
-from hyperkit_mol.potentials._radial import RadialBasis, envelope, legendre, soft_cap
+from hyperkit_mol.potentials._radial import CAP_START, RadialBasis, envelope, legendre, soft_cap
 from hyperkit_mol.potentials.batch import CHARGES, SPINS, AtomicBatch
 from hyperkit_mol.potentials.config import ModelConfig
 
@@ -173,7 +173,9 @@ class EScAIP(nn.Module):
         vector = torch.where(mask.unsqueeze(-1), vector, far)
         distance = vector.square().sum(-1).sqrt()
         weight = envelope(distance, cfg.cutoff) * mask
-        if cfg.max_neighbors is not None and m > cfg.max_neighbors:
+        # Ranks are below m, so that a shorter list cannot reach where the cap begins to fade. The width of a
+        # batch must not matter otherwise: it is another structure's, often.
+        if cfg.max_neighbors is not None and m - 1 > CAP_START * cfg.max_neighbors:
             weight = weight * soft_cap(distance, weight, cfg.max_neighbors)
             # Exactly 0 from here on, so that leaving the rest out changes nothing.
             used = (weight.detach() > 0).any(0).nonzero()

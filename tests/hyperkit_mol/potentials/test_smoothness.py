@@ -74,6 +74,15 @@ def test_a_cap_above_all_lists_changes_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("limit", [5, 7, 8, 12])
+def test_the_cap_does_not_depend_on_the_batch(limit: int) -> None:
+    model = build(max_neighbors=limit)
+    grid = np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3) * 1.3
+    crowd = Structure(grid, np.full(27, 6))
+    alone = energies(model, [acid()])[0][0]
+    assert model(model.prepare([acid(), crowd])).energy[0].item() == pytest.approx(alone, abs=1e-9)
+
+
 def test_the_cap_bounds_the_list() -> None:
     model = build(max_neighbors=4, cutoff=6.0)
     random = np.random.default_rng(0)
