@@ -29,8 +29,8 @@ def knn(
     distance is an inner product; summed in float64 and less its largest possible rounding error, it is a
     lower bound. The ``k + 8`` points of the lowest bounds are ordered by their exact distances
     (:func:`hyperkit.ops.lorentz.dist`); a query whose k-th distance is not below the bounds of all other
-    points (it happens far from the origin) is done again with exact distances to all. So the result is that
-    of exact distances at any radius.
+    points (it happens far from the origin, and with many points at one place) is done again with exact
+    distances to all. So the result is that of exact distances at any radius.
 
     Parameters
     ----------
@@ -177,7 +177,8 @@ def _block_of_queries(
     exact = exact.masked_fill(bound == torch.inf, torch.inf)
     out, kth = _nearest(exact, index, k)
     if index.shape[1] == k + _SPARE and last - first > k + _SPARE:
-        unsure = (kth > bound.amax(1)).nonzero().flatten()
+        last_bound = bound.amax(1)  # of all points left out, too; infinite if none of them may be a neighbour
+        unsure = ((kth >= last_bound) & (last_bound < torch.inf)).nonzero().flatten()
         # Pieces that hold the differences of about 2^20 numbers at a time.
         step = max(1, (1 << 20) // max(1, (last - first) * x.shape[1]))
         for some in unsure.split(step):

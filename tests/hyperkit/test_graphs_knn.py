@@ -97,6 +97,11 @@ def test_equal_distances_by_index():
     x = L.from_space(torch.tensor([[0.0], [1.0], [-1.0], [1.0], [0.0]]))
     assert knn(x, 4)[0][0].tolist() == [4, 1, 2, 3]
     assert knn(x, 1)[0].flatten().tolist() == [4, 3, 0, 1, 0]
+    same = cloud(1).expand(100, -1)  # more of them than there are candidates
+    for block in (16, 1000):
+        index, distances = knn(same, 3, block=block)
+        assert index[:5].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+        assert bool((distances == 0).all())
 
 
 def test_distances_have_gradients():
