@@ -57,7 +57,7 @@ class ModelConfig(_Strict):
     feed_forward: int = Field(256, ge=8)
     dropout: float = Field(0.0, ge=0, lt=1)
     head_size: int = Field(512, ge=8, description="labels in the first level of the two-level softmax")
-    latent_noise: float = Field(0.05, ge=0, description="std of the noise on a point latent in training")
+    latent_noise: float = Field(0.15, ge=0, description="std of the noise on a point latent in training")
     kl_weight: float = Field(0.05, ge=0, description="weight of the KL term (prior 'vae' only)")
     prior_std: float = Field(0.25, gt=0, description="std of the wrapped normal prior (prior 'vae' only)")
 

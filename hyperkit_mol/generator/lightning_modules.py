@@ -17,6 +17,7 @@ from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.config import RunConfig
 from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
+from hyperkit_mol.generator.latent import LatentSpace
 from hyperkit_mol.generator.stream import BatchStream, batches_of
 
 __all__ = ["AutoencoderTraining", "GANTraining"]
@@ -183,6 +184,7 @@ class GANTraining(_SteppedModule):
         self.config, self.real = config, real
         self.generator = generator
         self.average = copy.deepcopy(generator).requires_grad_(False)
+        self.latents = LatentSpace(generator.space, config.model.latent)
         self.critic = LatentCritic(generator.space, config.model.latent, cfg)
 
     def train_dataloader(self) -> Any:
@@ -199,6 +201,16 @@ class GANTraining(_SteppedModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
         return batch
 
+    def _real(self, rows: Tensor) -> Latent:
+        """Latents with the noise that the decoder was trained with.
+
+        Points alone lie on a thin shell, which a generator meets only slowly; with the noise they fill
+        space, and the decoder reads them as well.
+        """
+        points = (x[rows].to(self.device) for x in self.real)
+        std = torch.full((), self.config.model.latent_noise, device=self.device)
+        return Latent(*(self.latents.wrapped_normal(x, std)[0] if std > 0 else x for x in points))
+
     def training_step(self, batch: Any, _: int) -> None:
         cfg, space = self.config.gan, self.generator.space
         self.seed_step()
@@ -206,7 +218,7 @@ class GANTraining(_SteppedModule):
         gap = penalty = torch.zeros(())
         for _ in range(cfg.critic_steps):
             rows = torch.randint(len(self.real.tree), (cfg.batch_size,))
-            real = Latent(*(x[rows].to(self.device) for x in self.real))
+            real = self._real(rows)
             with torch.no_grad():
                 fake = self.generator(self.generator.sample_noise(cfg.batch_size))
             gap = self.critic(real).mean() - self.critic(fake).mean()

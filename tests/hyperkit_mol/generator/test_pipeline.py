@@ -450,3 +450,14 @@ def test_two_processes(tmp_path: Path, smiles_file: Path) -> None:
     assert model.info["gan_steps"] == 6
     rows = losses(tmp_path / "run", "autoencoder")
     assert [int(r["step"]) for r in rows if r.get("val/loss")] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("smiles", [["C"], ["C", "O", "N"], ["CC", "c1ccccc1"] * 6])
+def test_the_smallest_data_sets(tmp_path: Path, smiles: list[str]) -> None:
+    """One molecule, single atoms only, fewer molecules than a batch."""
+    file = tmp_path / "few.smi"
+    file.write_text("\n".join(smiles))
+    model = run(small_config(data__source=str(file)), tmp_path / "run")
+    report = generate(model, 20, tmp_path / "out.smi", console=QUIET)
+    assert report.valid == 20
+    assert set((tmp_path / "out.smi").read_text().split())
