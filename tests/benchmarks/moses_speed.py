@@ -3,8 +3,8 @@
     python tests/benchmarks/moses_speed.py -n 10000 --kind train test bad --n-jobs 2 --json speed.json
 
 Both run in fresh processes, one after the other, with the same number of processes and threads. Memory is the
-largest sum of the proportional set sizes of the whole process tree, sampled every two seconds. With ``--ours``
-only ours is run. The reference caches are warm unless ``--cold`` is given.
+largest sum of the proportional set sizes of the whole process tree, sampled every two seconds. With
+``--ours`` only ours is run. The reference caches are warm unless ``--cold`` is given.
 """
 
 from __future__ import annotations
