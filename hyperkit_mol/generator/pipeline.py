@@ -146,6 +146,7 @@ def train(
     config = _open_run(config, output, resume)
     _quiet()
     data = load_data(config, console, jobs, cache)
+    _claim(config, output)  # not before: a file that cannot be used leaves the folder free
     train_index, held_index = split(data, config.data.validation, None, config.seed)
 
     torch.manual_seed(config.seed)
@@ -231,12 +232,19 @@ def _open_run(config: RunConfig, output: Path, resume: bool) -> RunConfig:
                 f"{output} was begun with another configuration: {changed}. Resume with its own, {path}"
             )
         return stored
-    if resume and (output / "autoencoder").exists():
-        raise RunError(f"{path} is missing; without it the run cannot be resumed")
+    if resume:
+        raise RunError(f"{output} holds no run to resume ({path.name} is missing)")
+    return config
+
+
+def _claim(config: RunConfig, output: Path) -> None:
+    """Make `output` the folder of this run."""
+    path = output / "config.yaml"
+    if _rank() > 0 or path.exists():
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     os.replace(temporary, path)
-    return config
 
 
 def _rank() -> int:

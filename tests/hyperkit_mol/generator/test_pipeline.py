@@ -16,6 +16,7 @@ import yaml
 from generator_case import small_config
 from rich.console import Console
 
+from hyperkit_mol.chem.reading import BadInputError
 from hyperkit_mol.generator import lightning_modules, pipeline
 from hyperkit_mol.generator.checkpoint import CheckpointError
 from hyperkit_mol.generator.config import PRESETS, ConfigError, RunConfig, load_config
@@ -163,6 +164,15 @@ def test_processes_do_not_change_what_is_sampled(finished: Path, tmp_path: Path)
         )
         assert report.written == report.valid == 350
     assert (tmp_path / "1.smi").read_text() == (tmp_path / "2.smi").read_text()
+
+
+def test_a_failed_start_leaves_the_folder_free(tmp_path: Path, smiles_file: Path) -> None:
+    (tmp_path / "bad.smi").write_text("nonsense\n")
+    with pytest.raises(BadInputError):
+        run(small_config(data__source=str(tmp_path / "bad.smi")), tmp_path / "run")
+    with pytest.raises(RunError, match="holds no run to resume"):
+        run(small_config(data__source=str(smiles_file)), tmp_path / "run", resume=True)
+    run(small_config(data__source=str(smiles_file), prior="vae"), tmp_path / "run")
 
 
 # -- what is refused ----------------------------------------------------------------------------------------
