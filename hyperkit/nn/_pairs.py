@@ -122,14 +122,15 @@ def _from_table(
         raise ValueError(
             f"mask must have the shape of neighbors {tuple(neighbors.shape)}, got {tuple(mask.shape)}"
         )
-    # Padding reads node 0, with weight 0: it leaves the centroid and the gradient alone.
-    neighbors = torch.where(mask, neighbors, torch.zeros_like(neighbors)).long()
+    own = torch.arange(n, device=neighbors.device).unsqueeze(-1)
+    # Padding reads the node itself, with weight 0: its relative feature is the origin, which is finite, and
+    # leaves the centroid and the gradient alone.
+    neighbors = torch.where(mask, neighbors, own)
     _in_range("neighbors", neighbors, n)
     weight = mask.to(dtype)
     if edge_weight is not None:
         _weights(edge_weight, neighbors.shape)
         weight = weight * edge_weight.to(dtype)
-    own = torch.arange(n, device=neighbors.device, dtype=neighbors.dtype).unsqueeze(-1)
     if self_loop:
         neighbors = torch.cat([neighbors, own], 1)
         weight = torch.cat([weight, weight.new_ones(n, 1)], 1)

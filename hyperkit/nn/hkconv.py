@@ -144,7 +144,7 @@ class _KernelConv(nn.Module):
         if self.gin is not None:
             out = self.gin.after(out)
         alone = x if self.empty == "self" else self._origin(out)
-        return torch.where(total > 0, out, alone)
+        return torch.where(total == 0, alone, out)  # a NaN goes on, it is not taken for nobody
 
     def _origin(self, like: Tensor) -> Tensor:
         return ops.origin(1, self.out_features + 1, c=self.c, dtype=like.dtype, device=like.device)

@@ -246,6 +246,22 @@ def test_nodes_without_neighbours_are_points(aggregation, c):
     assert float(L.dist0(loop[0], c).detach()) > 0.1
 
 
+@pytest.mark.parametrize("correlation", CORRELATIONS)
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_nan_is_not_replaced(correlation, aggregation):
+    """It shows at the nodes that see it, and nowhere else."""
+    x = points(dtype=torch.float32)
+    x[3] = torch.nan  # a neighbour of node 0 only, and without neighbours itself
+    out = layer(aggregation=aggregation, correlation=correlation, dtype=torch.float32)(x, EDGES)
+    assert out.isnan().any(1).tolist() == [True, False, False, False, False]
+    # Nor does it leak through padding: here node 0 is bad, and every row but one is padded.
+    x = points(dtype=torch.float32)
+    x[0] = torch.nan
+    neighbors, _ = pad_neighbors(torch.tensor([[1, 2, 3, 2, 3], [4, 4, 4, 1, 2]]), 5)
+    out = layer(aggregation=aggregation, correlation=correlation, dtype=torch.float32)(x, neighbors=neighbors)
+    assert bool(out[1:].isfinite().all())
+
+
 def test_no_nodes():
     conv = layer(dtype=torch.float32)
     assert conv(torch.empty(0, 5), torch.empty(2, 0, dtype=torch.int64)).shape == (0, 4)
