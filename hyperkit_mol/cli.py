@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-# Before torch is first imported. By default its threads spin for as long as they wait for each other, which makes
-# a step ten times slower as soon as anything else runs on the machine; never to spin costs a fifth on an idle one.
+# Before torch is first imported. By default its threads spin for as long as they wait for each other: a step
+# then takes ten times longer as soon as anything else runs. Never to spin costs a fifth on an idle machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from hyperkit_mol.potentials.cli import app as potential
