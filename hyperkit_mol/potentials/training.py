@@ -51,6 +51,8 @@ class LabelledSet:
 
     def __init__(self, structures: list[Structure], cutoff: float | None, dtype: torch.dtype) -> None:
         self.structures, self.dtype = structures, dtype
+        self.atoms = np.array([len(s) for s in structures])
+        self._pass: tuple[tuple[int, int, int], npt.NDArray[np.int64]] | None = None
         self.tables: list[NeighborTable] | None = None
         if cutoff is not None:
             self.tables = [neighbor_table(s.positions, cutoff, s.cell, s.pbc, s.name) for s in structures]  # pyright: ignore[reportArgumentType]
@@ -81,19 +83,23 @@ class LabelledSet:
         size = min(size, len(self) // world) or 1
         per_pass = max(1, len(self) // (size * world))
         epoch, place = divmod(step, per_pass)
-        random = np.random.default_rng([seed, 1, epoch])
-        order = random.permutation(len(self))[: per_pass * size * world]
-        atoms = np.array([len(s) for s in self.structures])
-        if atoms.min() != atoms.max():
-            batches = []
-            for begin in range(0, len(order), 16 * size * world):
-                stretch = order[begin : begin + 16 * size * world]
-                stretch = stretch[np.argsort(atoms[stretch], kind="stable")].reshape(-1, size * world)
-                batches.append(stretch)
-            joined = np.concatenate(batches)
-            order = joined[random.permutation(len(joined))].reshape(-1)
+        key = (epoch, size * world, seed)
+        if self._pass is None or self._pass[0] != key:
+            self._pass = key, self._order(epoch, size * world, per_pass, seed)
         begin = place * size * world
-        return order[begin + rank : begin + size * world : world]
+        return self._pass[1][begin + rank : begin + size * world : world]
+
+    def _order(self, epoch: int, size: int, batches: int, seed: int) -> npt.NDArray[np.int64]:
+        random = np.random.default_rng([seed, 1, epoch])
+        order = random.permutation(len(self))[: batches * size]
+        if self.atoms.min() == self.atoms.max():
+            return order
+        cut = []
+        for begin in range(0, len(order), 16 * size):
+            stretch = order[begin : begin + 16 * size]
+            cut.append(stretch[np.argsort(self.atoms[stretch], kind="stable")].reshape(-1, size))
+        joined = np.concatenate(cut)
+        return joined[random.permutation(len(joined))].reshape(-1)
 
 
 class _Stretch(Iterable[Any]):
@@ -120,7 +126,7 @@ class _Held(Iterable[Any]):
         return math.ceil(len(self.data) / self.size)
 
     def __iter__(self) -> Iterator[AtomicBatch]:
-        order = np.argsort([len(s) for s in self.data.structures], kind="stable")
+        order = np.argsort(self.data.atoms, kind="stable")
         return (self.data.batch(order[k : k + self.size]) for k in range(0, len(order), self.size))
 
 
