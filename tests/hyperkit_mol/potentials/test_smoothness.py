@@ -76,7 +76,7 @@ def test_a_cap_above_all_lists_changes_nothing() -> None:
 
 @pytest.mark.parametrize("limit", [5, 7, 8, 12])
 def test_the_cap_does_not_depend_on_the_batch(limit: int) -> None:
-    model = build(max_neighbors=limit)
+    model = build(max_neighbors=limit, cutoff=6.0)
     grid = np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3) * 1.3
     crowd = Structure(grid, np.full(27, 6))
     alone = energies(model, [acid()])[0][0]
