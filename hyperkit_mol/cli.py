@@ -260,4 +260,5 @@ def main() -> None:
     try:
         run()
     except KeyboardInterrupt:  # before or after a verb's own handler
+        _errors.print("[bold red]hyperkit-mol:[/] stopped")
         sys.exit(130)

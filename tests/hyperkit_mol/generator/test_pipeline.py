@@ -422,22 +422,30 @@ def test_ctrl_c(tmp_path: Path, moses_train: list[str], finished: Path, stage: s
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "hyperkit_mol", *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
-    begin = time.monotonic()
-    while time.monotonic() - begin < 90:
-        if stage == "Preparing":
-            begun = time.monotonic() - begin > 6
-        elif stage == "sampling":
-            begun = any(p.name.startswith(".old") and p.stat().st_size > 20_000 for p in out.iterdir())
-        else:
-            begun = (out / stage).exists() and (out / stage).stat().st_size > 300
-        if begun:
-            break
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        begin = time.monotonic()
+        while time.monotonic() - begin < 120:
+            if stage == "Preparing":
+                begun = (tmp_path / "cache").exists()  # made when encoding begins
+            elif stage == "sampling":
+                begun = any(p.name.startswith(".old") and p.stat().st_size > 20_000 for p in out.iterdir())
+            else:
+                begun = (out / stage).exists() and (out / stage).stat().st_size > 300
+            if begun:
+                break
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, (stdout, stderr)
     assert "stopped" in stderr
     assert "Traceback" not in stderr
