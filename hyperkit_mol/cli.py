@@ -38,7 +38,7 @@ def _answer() -> Iterator[None]:
     from hyperkit_mol.chem.reading import BadInputError
     from hyperkit_mol.generator.checkpoint import CheckpointError
     from hyperkit_mol.generator.config import ConfigError
-    from hyperkit_mol.generator.pipeline import RunError
+    from hyperkit_mol.runs import RunError
 
     try:
         yield

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from hyperkit_mol.chem.fragment import Fragmenter, UnsupportedMolecule
 from hyperkit_mol.chem.reading import BadInputError
 from hyperkit_mol.chem.vocabulary import Vocabulary
 
-__all__ = ["PreparationReport", "TreeDataset", "cpu_count", "prepare"]
+__all__ = ["PreparationReport", "TreeDataset", "cpu_count", "follow_parent", "prepare"]
 
 # Part of every cache key: raise it when a change here or in fragment.py changes the arrays.
 CODE_VERSION = 1
@@ -182,6 +183,13 @@ class TreeDataset:
             raise BadInputError(f"{path}: damaged prepared data ({err}); delete it to make it again") from err
 
 
+def follow_parent() -> None:
+    """In a worker process: end when the parent does, also when it was killed and could not say so."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 # -- workers ------------------------------------------------------------------------------------------------
 
 _fragmenter: Fragmenter | None = None
@@ -191,6 +199,7 @@ _silence: rdBase.BlockLogs | None = None  # RDKit is silent for as long as this 
 def _start_worker(max_atoms: int, keep_largest_fragment: bool) -> None:
     global _fragmenter, _silence
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    follow_parent()
     _silence = rdBase.BlockLogs()
     _fragmenter = Fragmenter(max_atoms, keep_largest_fragment)
 

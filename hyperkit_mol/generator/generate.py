@@ -18,7 +18,7 @@ import torch
 from rdkit import Chem, rdBase
 from rich.console import Console
 
-from hyperkit_mol.chem.prepare import cpu_count
+from hyperkit_mol.chem.prepare import cpu_count, follow_parent
 from hyperkit_mol.generator.callbacks import progress_bar
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
@@ -166,6 +166,7 @@ _sampler: Sampler | None = None
 def _start_worker(model: str, batch_size: int, temperature: float) -> None:
     global _sampler
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    follow_parent()
     torch.set_num_threads(1)
     _sampler = Sampler(MoleculeGenerator.load(model), batch_size=batch_size, temperature=temperature)
 

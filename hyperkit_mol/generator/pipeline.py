@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import shutil
 import time
 import uuid
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import platformdirs
 import torch
-import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from hyperkit_mol import runs
 from hyperkit_mol.chem.prepare import TreeDataset, cpu_count, prepare
 from hyperkit_mol.chem.reading import read_smiles_file
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.callbacks import (
-    AtomicCheckpointIO,
-    BlockCheckpoint,
     TrainingProgress,
     progress_bar,
 )
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
-from hyperkit_mol.generator.logs import ContinuedCSVLogger
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.stream import batches_of, split
+from hyperkit_mol.runs import RunError, claim_run, open_run, quiet
 
 __all__ = ["RunError", "TrainResult", "load_data", "train"]
 
 # Part of the time that the latent GAN may use when --max-time is given.
 _GAN_SHARE = 0.25
-
-
-class RunError(RuntimeError):
-    """A run that cannot start or go on; the message says what to do."""
 
 
 @dataclass
@@ -143,10 +133,10 @@ def train(
     console = console or Console()
     begin = time.monotonic()
     output = Path(output)
-    config = _open_run(config, output, resume)
-    _quiet()
+    config = open_run(config, output, resume, load_config)
+    quiet()
     data = load_data(config, console, jobs, cache)
-    _claim(config, output)  # not before: a file that cannot be used leaves the folder free
+    claim_run(config, output)  # not before: a file that cannot be used leaves the folder free
     train_index, held_index = split(data, config.data.validation, None, config.seed)
 
     torch.manual_seed(config.seed)
@@ -210,51 +200,6 @@ def train(
     return TrainResult(output / "model", seconds, metrics)
 
 
-def _open_run(config: RunConfig, output: Path, resume: bool) -> RunConfig:
-    path = output / "config.yaml"
-    if _rank() > 0:  # the first process has opened the run already
-        return load_config(path)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".write-{uuid.uuid4().hex}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as err:
-        raise RunError(f"{output}: cannot write there ({err.strerror or err})") from err
-    if path.exists():
-        if not resume:
-            raise RunError(f"{output} already holds a run: go on with --resume, or name another folder")
-        stored = load_config(path)
-        if stored != config:
-            before, now = _flat(stored.model_dump()), _flat(config.model_dump())
-            changed = ", ".join(f"{k} ({before[k]!r} -> {now[k]!r})" for k in before if before[k] != now[k])
-            raise RunError(
-                f"{output} was begun with another configuration: {changed}. Resume with its own, {path}"
-            )
-        return stored
-    if resume:
-        raise RunError(f"{output} holds no run to resume ({path.name} is missing)")
-    return config
-
-
-def _claim(config: RunConfig, output: Path) -> None:
-    """Make `output` the folder of this run."""
-    path = output / "config.yaml"
-    if _rank() > 0 or path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    os.replace(temporary, path)
-
-
-def _rank() -> int:
-    """Rank among the processes of a distributed run (torchrun, Slurm, or Lightning's own)."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
-
-
 def _leave_group() -> bool:
     """End the distributed part of a run; True in the process that goes on alone.
 
@@ -273,41 +218,6 @@ def _leave_group() -> bool:
     return True
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
-
-
-def _quiet() -> None:
-    """Silence what Lightning and torch say about things that are so on purpose here."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*GPU available.*",
-        ".*torch.jit.*",
-        ".*IterableDataset.*",
-        ".*dataloader is not resumable.*",
-        ".*LeafSpec.*",
-        ".*isinstance.treespec.*",
-        ".*litlogger.*",
-        ".*smaller than the logging interval.*",
-    ):
-        warnings.filterwarnings("ignore", text)
-
-
-class _TimeLimit(L.Callback):
-    def __init__(self, seconds: float) -> None:
-        self.until = time.monotonic() + seconds
-        self.struck = False
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if time.monotonic() > self.until:
-            trainer.should_stop = self.struck = True
-
-
 def _fit(
     module: Any,
     output: Path,
@@ -318,59 +228,23 @@ def _fit(
     console: Console,
     validate_every: int = 1,
 ) -> dict[str, float]:
-    """Train one stage, from its checkpoint where there is one. Returns the last metrics."""
-    folder = output / name
-    last = folder / "last.ckpt"
+    """Train one stage in its own folder. Returns the last metrics."""
     titles = {"autoencoder": "Training the autoencoder", "gan": "Training the latent GAN"}
-    begun = 0
-    if last.exists():
-        try:
-            found = torch.load(last, map_location="cpu", weights_only=True)
-            step, state = found["step"], found["state_dict"]
-        except Exception as err:
-            raise RunError(
-                f"{last}: damaged checkpoint ({type(err).__name__}); delete it to train this stage again"
-            ) from err
-        if step >= module.steps:
-            module.load_state_dict(state)
-            module.step = step
-            console.print(f"{titles[name]}: already done ({step:,} steps)")
-            return {}
-        console.print(f"{titles[name]}: going on from step {step:,}")
-        begun = step
     progress = TrainingProgress(console, titles[name], per_step, limit)
-    callbacks: list[L.Callback] = [progress, BlockCheckpoint(last)]
-    clock = None
-    if limit is not None:
-        callbacks.append(clock := _TimeLimit(limit))
-    trainer = L.Trainer(
-        accelerator="auto" if torch.cuda.is_available() else "cpu",
+    found = runs.fit(
+        module,
+        progress,
+        last=output / name / "last.ckpt",
+        tensorboard=output / name,
+        limit=limit,
         devices=devices,
-        strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
-        max_epochs=module.blocks,
-        callbacks=callbacks,
-        logger=[
-            ContinuedCSVLogger(folder / "metrics.csv", begun),
-            TensorBoardLogger(output, name=name, version=""),
-        ],
-        log_every_n_steps=10,
-        check_val_every_n_epoch=validate_every,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        gradient_clip_val=getattr(module.config, name).clip if module.automatic_optimization else None,
-        plugins=[AtomicCheckpointIO()],
+        console=console,
+        validate_every=validate_every,
+        clip=getattr(module.config, name).clip if module.automatic_optimization else None,
     )
-    try:
-        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    if clock is not None and clock.struck:
-        console.print(f"{titles[name]}: time is up after {module.step:,} of {module.steps:,} steps")
-    metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()}
+    if found is None:
+        return {}
+    metrics = {k: round(float(v), 5) for k, v in found.items()}
     return metrics | {f"{name}/molecules_per_second": round(progress.rate, 1)}
 
 

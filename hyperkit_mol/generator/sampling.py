@@ -77,7 +77,9 @@ class Sampler:
 
     def batch(self, number: int, size: int, seed: int) -> list[str]:
         """Batch `number` of :meth:`sample`: it depends on nothing that was sampled before."""
-        generator = torch.Generator().manual_seed((seed << 32) + number)
+        # Mixed by numpy: torch's generator for the CPU takes no more than 32 bits of a seed.
+        mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(mixed)
         return self.smiles(self.decode(self.model.sample_latents(size, generator), generator))
 
     def smiles(self, trees: SampledTrees) -> list[str]:

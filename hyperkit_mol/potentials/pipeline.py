@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
-import uuid
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +12,14 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from hyperkit_mol import runs
 from hyperkit_mol.chem.prepare import cpu_count
 from hyperkit_mol.generator.callbacks import (
-    AtomicCheckpointIO,
-    BlockCheckpoint,
     TrainingProgress,
     progress_bar,
 )
-from hyperkit_mol.generator.logs import ContinuedCSVLogger
-from hyperkit_mol.generator.pipeline import RunError, _flat, _quiet, _TimeLimit
 from hyperkit_mol.potentials.batch import Structure
 from hyperkit_mol.potentials.config import DataConfig, PotentialConfig, load_config
 from hyperkit_mol.potentials.data import DataKeys, read_structures, split_structures
@@ -35,6 +28,7 @@ from hyperkit_mol.potentials.model_files import load_potential, save_potential
 from hyperkit_mol.potentials.potential import Potential
 from hyperkit_mol.potentials.statistics import describe, isolated_energies, normalization
 from hyperkit_mol.potentials.training import LabelledSet, PotentialTraining
+from hyperkit_mol.runs import claim_run, open_run, quiet, say
 
 __all__ = ["Errors", "TrainResult", "evaluate", "load_data", "predict", "train"]
 
@@ -154,16 +148,16 @@ def train(
     console = console or Console()
     begin = time.monotonic()
     output = Path(output)
-    config = _open_run(config, output, resume)
-    _quiet()
+    config = open_run(config, output, resume, load_config)
+    quiet()
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the average, on purpose
     structures, held, given = load_data(config.data, config.seed)
     units = normalization(structures, given)
-    _say(console, f"{config.data.train}: training on")
+    say(console, f"{config.data.train}: training on")
     for line in describe(structures, units.references):
-        _say(console, f"  {line}")
+        say(console, f"  {line}")
     source = "isolated atoms" if given else "least squares over the training set"
-    _say(console, f"  reference energies from {source}; force scale {units.scale:.3f} eV/Å")
+    say(console, f"  reference energies from {source}; force scale {units.scale:.3f} eV/Å")
 
     dtype = getattr(torch, config.training.dtype)
     cutoff = config.model.cutoff if config.model.kind == "escaip" else None
@@ -173,10 +167,10 @@ def train(
     potential.check([*structures, *held])
     module = PotentialTraining(potential, config, data, LabelledSet(held, cutoff, dtype))
     # Not before everything has been read and checked: a mistake in a file name must not occupy the folder.
-    _claim(config, output)
+    claim_run(config, output)
     count = sum(p.numel() for p in potential.parameters())
     graph = "" if cutoff is None else f", {data.mean_neighbors:.1f} neighbours within {cutoff:g} Å"
-    _say(
+    say(
         console,
         f"{len(structures):,} structures to train on, {len(held):,} to validate on; {config.model.kind} with "
         f"{count:,} parameters, {config.model.attention} attention, {config.model.forces} forces{graph}",
@@ -196,102 +190,31 @@ def train(
         "metrics": metrics,
     }
     save_potential(output / "model", final, info)
-    _say(console, f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
+    say(console, f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
     if "val/force_rmse" in metrics:
         e, f = metrics["val/energy_rmse"], metrics["val/force_rmse"]
-        _say(console, f"Validation RMSE: energy {e:.2f} meV, forces {f:.2f} meV/Å")
+        say(console, f"Validation RMSE: energy {e:.2f} meV, forces {f:.2f} meV/Å")
     return TrainResult(output / "model", seconds, metrics)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-def _open_run(config: PotentialConfig, output: Path, resume: bool) -> PotentialConfig:
-    path = output / "config.yaml"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".write-{uuid.uuid4().hex}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as err:
-        raise RunError(f"{output}: cannot write there ({err.strerror or err})") from err
-    if path.exists():
-        if not resume:
-            raise RunError(f"{output} already holds a run: go on with --resume, or name another folder")
-        stored = load_config(path)
-        if stored != config:
-            before, now = _flat(stored.model_dump()), _flat(config.model_dump())
-            changed = ", ".join(f"{k} ({before[k]!r} -> {now[k]!r})" for k in before if before[k] != now[k])
-            raise RunError(
-                f"{output} was begun with another configuration: {changed}. Resume with its own, {path}"
-            )
-        return stored
-    if resume:
-        raise RunError(f"{output} holds no run to resume ({path.name} is missing)")
-    return config
-
-
-def _claim(config: PotentialConfig, output: Path) -> None:
-    path = output / "config.yaml"
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    os.replace(temporary, path)
 
 
 def _fit(
     module: PotentialTraining, output: Path, limit: float | None, devices: int | str, console: Console
 ) -> dict[str, float]:
-    last = output / "last.ckpt"
-    title, begun = "Training the potential", 0
-    if last.exists():
-        try:
-            found = torch.load(last, map_location="cpu", weights_only=True)
-            begun, state = found["step"], found["state_dict"]
-        except Exception as err:
-            raise RunError(
-                f"{last}: damaged checkpoint ({type(err).__name__}); delete it to train again"
-            ) from err
-        if begun >= module.steps:
-            module.load_state_dict(state)
-            module.step = begun
-            _say(console, f"{title}: already done ({begun:,} steps)")
-            return load_metrics(output)
-        _say(console, f"{title}: going on from step {begun:,}")
-    progress = _Progress(console, title, module.settings.batch_size, limit)
-    callbacks: list[L.Callback] = [progress, BlockCheckpoint(last)]
-    clock = None
-    if limit is not None:
-        callbacks.append(clock := _TimeLimit(limit))
-    trainer = L.Trainer(
-        accelerator="auto" if torch.cuda.is_available() else "cpu",
+    progress = _Progress(console, "Training the potential", module.settings.batch_size, limit)
+    found = runs.fit(
+        module,
+        progress,
+        last=output / "last.ckpt",
+        tensorboard=output / "tensorboard",
+        limit=limit,
         devices=devices,
-        strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
-        max_epochs=module.blocks,
-        callbacks=callbacks,
-        logger=[
-            ContinuedCSVLogger(output / "metrics.csv", begun),
-            TensorBoardLogger(output, name="tensorboard", version=""),
-        ],
-        log_every_n_steps=10,
-        check_val_every_n_epoch=max(1, round(module.settings.validate_every / module.block)),
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        gradient_clip_val=module.settings.clip,
-        # Forces are gradients, in validation too.
-        inference_mode=False,
-        plugins=[AtomicCheckpointIO()],
+        console=console,
+        validate_every=max(1, round(module.settings.validate_every / module.block)),
+        clip=module.settings.clip,
+        inference_mode=False,  # forces are gradients, in validation too
     )
-    try:
-        trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    if clock is not None and clock.struck:
-        _say(console, f"{title}: time is up after {module.step:,} of {module.steps:,} steps")
+    if found is None:
+        return load_metrics(output)
     # Whatever the last validation saw, the figures belong to the weights that are saved.
     module.average.to(module.device)
     errors = _measure(module.average, module.held)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -106,3 +109,28 @@ def test_vocabulary_file(tmp_path: Path, moses_sample: list[str]) -> None:
     path.write_text(path.read_text()[:100])
     with pytest.raises(VocabularyError, match="damaged vocabulary"):
         Vocabulary.load(path)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, threading, time, multiprocessing as m\n"
+        "from hyperkit_mol.chem.prepare import prepare\n"
+        "def kill():\n"
+        "    while not m.active_children(): time.sleep(0.05)\n"
+        "    time.sleep(4)\n"
+        "    pids = ' '.join(str(p.pid) for p in m.active_children())\n"
+        f"    open({str(tmp_path / 'pids')!r}, 'w').write(pids)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=kill, daemon=True).start()\n"
+        "    prepare(['CCc1ccccc1C(=O)N'] * 2_000_000, jobs=2)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    subprocess.run([sys.executable, str(tmp_path / "run.py")], check=False, timeout=120)
+    pids = [int(p) for p in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{p}").exists() for p in pids) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{p}").exists() for p in pids)

@@ -16,13 +16,15 @@ import yaml
 from generator_case import small_config
 from rich.console import Console
 
+from hyperkit_mol import runs
 from hyperkit_mol.chem.reading import BadInputError
-from hyperkit_mol.generator import lightning_modules, pipeline
+from hyperkit_mol.generator import lightning_modules
 from hyperkit_mol.generator.checkpoint import CheckpointError
 from hyperkit_mol.generator.config import PRESETS, ConfigError, RunConfig, load_config
 from hyperkit_mol.generator.generate import generate
 from hyperkit_mol.generator.model import MoleculeGenerator
-from hyperkit_mol.generator.pipeline import RunError, train
+from hyperkit_mol.generator.pipeline import train
+from hyperkit_mol.runs import RunError
 
 QUIET = Console(quiet=True)
 
@@ -119,7 +121,7 @@ def test_time_limit_then_resume(
     """--max-time leaves a model that can be sampled; resuming without it reaches the whole run's end."""
     config = small_config(data__source=str(smiles_file))
     with monkeypatch.context() as patch:
-        limit = pipeline._TimeLimit
+        limit = runs.TimeLimit
         patch.setattr(limit, "__init__", lambda self, _: vars(self).update(until=0.0, struck=False))
         model = run(config, tmp_path / "short", max_seconds=1.0)
     assert MoleculeGenerator.load(model).info["autoencoder_steps"] < 12

@@ -14,12 +14,12 @@ from potential_case import acid, build
 from rich.console import Console
 from typer.testing import CliRunner
 
-from hyperkit_mol.generator.pipeline import RunError
 from hyperkit_mol.potentials import DataError, ModelError, load_config, load_potential, save_potential
 from hyperkit_mol.potentials.cli import app
 from hyperkit_mol.potentials.config import MODELS, PRESETS, ConfigError
 from hyperkit_mol.potentials.errors import TrainingError
 from hyperkit_mol.potentials.pipeline import evaluate, train
+from hyperkit_mol.runs import RunError
 
 pytest.importorskip("ase", reason="training needs ASE (the extra `potentials`)")
 pytest.importorskip("vesin", reason="training needs vesin (the extra `potentials`)")
