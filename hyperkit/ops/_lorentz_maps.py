@@ -247,8 +247,9 @@ def boost(x: Tensor, p: Tensor, c: Curvature = 1.0, *, inverse: bool = False) ->
     c : float or Tensor
         Curvature, > 0.
     inverse : bool
-        Take `p` to the origin instead: what a neighbourhood seen from `p` looks like. Close points keep their
-        digits, because only ``x - p`` enters.
+        Take `p` to the origin instead: what a neighbourhood seen from `p` looks like. Only ``x - p`` enters,
+        but the result is a small difference of terms of size ``e^r``: in float32 it is off by 4e-4 at radius 6
+        and 0.16 at radius 9. Call it in float64 far out, as HKConv does.
 
     Returns
     -------
