@@ -248,8 +248,8 @@ def boost(x: Tensor, p: Tensor, c: Curvature = 1.0, *, inverse: bool = False) ->
         Curvature, > 0.
     inverse : bool
         Take `p` to the origin instead: what a neighbourhood seen from `p` looks like. Only ``x - p`` enters,
-        but the result is a small difference of terms of size ``e^r``: in float32 it is off by 4e-4 at radius 6
-        and 0.16 at radius 9. Call it in float64 far out, as HKConv does.
+        but the result is a small difference of terms of size ``e^r``: in float32 it is off by 4e-4 at radius
+        6 and 0.16 at radius 9. Call it in float64 far out, as HKConv does.
 
     Returns
     -------
