@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hyperkit_mol.chem.fragment import MotifTree
 from hyperkit_mol.chem.motif import AtomKind, Motif
 
 __all__ = ["Vocabulary", "VocabularyError"]
@@ -50,7 +48,6 @@ class Vocabulary:
             if not 0 <= m < len(motifs) or not -1 <= a < len(self.motifs[m]):
                 raise VocabularyError(f"label ({m}, {a}) names a motif or an atom that does not exist")
         self._motif_id = {s: i for i, s in enumerate(self.smiles)}
-        self._label_id = {label: i for i, label in enumerate(self.labels)}
 
     # -- building ---------------------------------------------------------------------------------------
 
@@ -72,14 +69,6 @@ class Vocabulary:
             key=lambda row: (-row[2], row[0], row[1]),
         )
         return cls(kept, [(m, a) for m, a, _ in labels], [k for _, _, k in labels])
-
-    @classmethod
-    def from_trees(cls, trees: Iterable[MotifTree], min_count: int = 1) -> Vocabulary:
-        """Vocabulary of some trees."""
-        counts: Counter[tuple[str, int]] = Counter()
-        for tree in trees:
-            counts.update(zip(tree.motifs, tree.attach, strict=True))
-        return cls.from_counts(counts, min_count)
 
     # -- tables -----------------------------------------------------------------------------------------
 
@@ -145,21 +134,6 @@ class Vocabulary:
     def motif_id(self, smiles: str) -> int | None:
         """Index of a motif, or None."""
         return self._motif_id.get(smiles)
-
-    def label_id(self, motif: int, attach: int) -> int | None:
-        """Index of a label, or None."""
-        return self._label_id.get((motif, attach))
-
-    def encode(self, tree: MotifTree) -> list[int] | None:
-        """Labels of a tree, or None if the vocabulary lacks one."""
-        found = []
-        for smiles, attach in zip(tree.motifs, tree.attach, strict=True):
-            motif = self._motif_id.get(smiles)
-            label = None if motif is None else self._label_id.get((motif, attach))
-            if label is None:
-                return None
-            found.append(label)
-        return found
 
     # -- files ------------------------------------------------------------------------------------------
 
