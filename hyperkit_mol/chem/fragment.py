@@ -233,8 +233,11 @@ class Fragmenter:
         mapping = [0] * len(kinds)
         for position, atom in enumerate(written):
             mapping[atom] = position
-        if [motif.atoms[mapping[i]].hydrogens for i in range(len(kinds))] != hydrogens:
-            # RDKit reads its own SMILES with other hydrogen counts: seen for exotic valences only.
+        read = [motif.atoms[mapping[i]] for i in range(len(kinds))]
+        if [(a.charge, a.hydrogens) for a in read] != [
+            (k[1], h) for k, h in zip(kinds, hydrogens, strict=True)
+        ]:
+            # RDKit reads its own SMILES with other hydrogens or charges: seen for exotic valences only.
             raise UnsupportedMolecule("a motif that does not survive its own SMILES")
         return motif, tuple(mapping)
 

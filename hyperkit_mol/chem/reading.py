@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_smiles(path: str | Path) -> Iterator[tuple[int, str]]:
     try:
         with _open(path) as stream:
             yield from _rows(stream)
-    except (EOFError, gzip.BadGzipFile, OSError) as err:
+    except (EOFError, zlib.error, csv.Error, OSError) as err:
         raise BadInputError(f"{path}: cannot be read ({err})") from err
 
 

@@ -165,7 +165,7 @@ class Vocabulary:
             return cls(data["motifs"], [(m, a) for m, a in data["labels"]], data["label_counts"])
         except VocabularyError:
             raise
-        except (ValueError, KeyError, TypeError) as err:
+        except (ValueError, KeyError, TypeError, OverflowError) as err:
             raise VocabularyError(f"{source}: damaged vocabulary ({err})") from err
 
     @cached_property
