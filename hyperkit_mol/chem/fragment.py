@@ -95,6 +95,11 @@ class Fragmenter:
         UnsupportedMolecule
             If RDKit cannot read it, or if it is a salt, empty, or too large.
         """
+        if len(smiles) > 4 * self.max_atoms and "." not in smiles:
+            # Finding the rings of hundreds of nested ones takes RDKit seconds; counting atoms takes none.
+            raw = Chem.MolFromSmiles(smiles, sanitize=False)
+            if raw is not None and raw.GetNumHeavyAtoms() > self.max_atoms:
+                raise UnsupportedMolecule(f"more than {self.max_atoms} heavy atoms")
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             raise UnsupportedMolecule("not a SMILES that RDKit can read")

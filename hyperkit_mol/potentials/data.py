@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +69,10 @@ def from_ase(atoms: Any, keys: DataKeys | None = None, name: str = "structure") 
 
 
 def _whole(value: Any, key: str, name: str) -> int:
+    if np.size(value) != 1:
+        raise StructureError(f"{name}: {key} must be a whole number, got {value}")
     number = float(np.asarray(value).reshape(-1)[0])
-    if number != round(number):
+    if not np.isfinite(number) or number != round(number):
         raise StructureError(f"{name}: {key} must be a whole number, got {value}")
     return round(number)
 
@@ -103,6 +107,8 @@ def read_structures(
         raise DataError(f"{path}: no such file")
     if path.is_dir():
         raise DataError(f"{path} is a folder; give a file of structures (extxyz)")
+    if path.suffix in (".xyz", ".extxyz"):
+        _check_counts(path)
     try:
         frames = io.read(path, index=":")
     except Exception as err:
@@ -116,6 +122,26 @@ def read_structures(
             require_labels(structure, atoms, keys)
         out.append(structure)
     return out
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse an XYZ file whose frames announce more atoms than there are lines.
+
+    ASE would go on reading beyond the end as many times as the number says.
+    """
+    with path.open("rb") as stream:
+        for frame in itertools.count():
+            head = stream.readline()
+            try:
+                atoms = int(head)
+            except ValueError:  # the end, or something that ASE has better words for
+                return
+            stream.readline()
+            found = sum(1 for _ in itertools.islice(stream, min(max(atoms, 0), sys.maxsize)))
+            if found < atoms:
+                raise DataError(
+                    f"{path}: frame {frame} should have {atoms} atoms; the file ends after {found} of them"
+                )
 
 
 def require_labels(structure: Structure, atoms: Any, keys: DataKeys) -> None:

@@ -46,6 +46,10 @@ class Failure(AssertionError):
     """An answer that the documentation does not promise."""
 
 
+class Hang(BaseException):
+    """An input took too long; not an Exception, so that no reader takes it for a defect of the file."""
+
+
 def work_folder() -> Path:
     """A folder of this process in memory where there is one: files are written for every input."""
     shm = Path("/dev/shm")
@@ -450,7 +454,7 @@ def run_mutations(
     """The built-in engine; a record of what was found."""
 
     def too_long(*_: object) -> None:
-        raise Failure(f"took more than {timeout} s")
+        raise Hang(f"took more than {timeout} s")
 
     signal.signal(signal.SIGALRM, too_long)
     rng = random.Random(seed)
@@ -462,7 +466,7 @@ def run_mutations(
         signal.alarm(timeout)
         try:
             accepted += target.call(data)
-        except Exception as err:
+        except (Exception, Hang) as err:
             where = traceback.extract_tb(err.__traceback__)[-1]
             kind = f"{type(err).__name__} at {Path(where.filename).name}:{where.lineno}"
             kinds[kind] = kinds.get(kind, 0) + 1

@@ -148,3 +148,20 @@ def test_any_attachments_to_free_hydrogens_give_a_valid_molecule(
     smiles = Chem.MolToSmiles(assemble(motifs, attach, parent, site))
     assert Chem.MolFromSmiles(smiles) is not None
     assert smiles == round_trip(Fragmenter(max_atoms=500), smiles)
+
+
+# -- found by tests/benchmarks/fuzz.py ---------------------------------------------------------------------
+
+
+def test_a_motif_that_rdkit_reads_with_other_charges_is_refused() -> None:
+    """Cut out of its molecule, an iodosyl group would come back as I+ and O-."""
+    with pytest.raises(UnsupportedMolecule, match="does not survive its own SMILES"):
+        Fragmenter().tree("CC(N)I(=O)O")
+
+
+@pytest.mark.timeout(5)
+def test_hundreds_of_nested_rings_are_refused_at_once() -> None:
+    """RDKit takes seconds to find their rings; they are too large anyway."""
+    smiles = "OC(=O)C1=CN(C2CC2)c2cc(N3CCNCCC" + "C2)c2cc(N3CCNCCC" * 29 + "C2)c2cc(N3CCNCC3)c(F)cc2C1=O"
+    with pytest.raises(UnsupportedMolecule, match="more than 96 heavy atoms"):
+        Fragmenter().tree(smiles)

@@ -61,3 +61,19 @@ def test_unusable_paths(tmp_path: Path) -> None:
     damaged.write_bytes(gzip.compress(b"CC\n" * 1000)[:30])
     with pytest.raises(BadInputError, match="cannot be read"):
         read_smiles_file(damaged)
+
+
+def test_gzip_whose_data_are_wrong(tmp_path: Path) -> None:
+    """Found by tests/benchmarks/fuzz.py: zlib's error is not an OSError."""
+    packed = bytearray(gzip.compress(b"CC\n" * 1000 + b"CCO\n" * 50))
+    refused = 0
+    for at in range(12, len(packed) - 8):
+        for bit in range(8):
+            changed = bytearray(packed)
+            changed[at] ^= 1 << bit
+            (tmp_path / "x.gz").write_bytes(changed)
+            try:
+                read_smiles_file(tmp_path / "x.gz")
+            except BadInputError:
+                refused += 1
+    assert refused > 100

@@ -68,7 +68,11 @@ def test_wrong_keys_are_told_what_there_is(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "no structures|cannot read"),
-        ("2\nProperties=species:S:1:pos:R:3\nC 0 0 0\n", "ASE cannot read it"),
+        ("2\nProperties=species:S:1:pos:R:3\nC 0 0 0\n", "should have 2 atoms; the file ends after 1"),
+        ("2" * 26, "should have 2+ atoms; the file ends after 0"),
+        ("1\nProperties=species:S:1:pos:Q:3\nC 0 0 0\n", "ASE cannot read it"),
+        ("1\nProperties=species:S:1:pos:R:3 energy=1 charge=inf\nC 0 0 0\n", "charge must be a whole number"),
+        ('1\nProperties=species:S:1:pos:R:3 energy=1 charge="1 2"\nC 0 0 0\n', "charge must be a whole"),
         ("1\nProperties=species:S:1:pos:R:3 energy=1\nC nan 0 0\n", "positions has 1 values that are NaN"),
         ("1\nProperties=species:S:1:pos:R:3 energy=1\nX 0 0 0\n", "atomic number 0"),
         ("1\nProperties=species:S:1:pos:R:3 energy=nan\nC 0 0 0\n", "energy is nan"),
