@@ -15,6 +15,7 @@ runs. Failing inputs are kept in `--keep`.
 from __future__ import annotations
 
 import argparse
+import atexit
 import io
 import json
 import os
@@ -53,7 +54,9 @@ class Hang(BaseException):
 def work_folder() -> Path:
     """A folder of this process in memory where there is one: files are written for every input."""
     shm = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="hyperkit-fuzz-", dir=shm if shm.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="hyperkit-fuzz-", dir=shm if shm.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass
@@ -107,6 +110,8 @@ def smiles_file() -> Target:
             again = Chem.MolToSmiles(tree_to_mol(tree, fragmenter.motif))
             mol = Chem.MolFromSmiles(text)
             Chem.RemoveStereochemistry(mol)
+            for atom in mol.GetAtoms():
+                atom.SetAtomMapNum(0)  # numbers for reactions, no part of a molecule
             # Read once more, as written without stereochemistry: that is the form that must come back.
             plain = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
             if plain is not None and again != Chem.MolToSmiles(plain):
