@@ -4,96 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 # Before torch is first imported. By default its threads spin for as long as they wait for each other: a step
 # then takes ten times longer as soon as anything else runs. Never to spin costs a fifth on an idle machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+from hyperkit_mol.generator.cli_explore import decorate, interpolate, neighbors, optimize
 from hyperkit_mol.potentials.cli import app as potential
+from hyperkit_mol.terminal import answer, console, errors, parse_seconds
+from hyperkit_mol.terminal import overrides as overrides_of
 
 app = typer.Typer(
     name="hyperkit-mol",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Train a hyperbolic molecule generator, sample it, judge it by the MOSES metrics.",
+    help="Train a hyperbolic molecule generator, sample it, judge it by the MOSES metrics.\n\n"
+    "Example: [bold]hyperkit-mol demo[/] does all three on MOSES in ten minutes; "
+    "[bold]hyperkit-mol doctor[/] says what is missing for it.",
 )
 app.add_typer(potential, name="potential")
-console = Console()
-_errors = Console(stderr=True)
-
+for verb in (interpolate, neighbors, optimize, decorate):
+    app.command()(verb)
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-
-
-@contextmanager
-def _answer() -> Iterator[None]:
-    """Turn errors that a person can mend into one clear line and exit code 1; Ctrl-C is 130."""
-    from hyperkit_mol.chem.reading import BadInputError
-    from hyperkit_mol.generator.checkpoint import CheckpointError
-    from hyperkit_mol.generator.config import ConfigError
-    from hyperkit_mol.runs import RunError
-
-    try:
-        yield
-    except (BadInputError, CheckpointError, ConfigError, RunError) as err:
-        _fail(str(err))
-    except KeyboardInterrupt:
-        _fail("stopped; what was complete before is still there", 130)
-    except OSError as err:
-        _fail(f"{err.filename or 'file'}: {err.strerror or err}")
-    except ValueError as err:
-        _fail(str(err))
-    except ImportError as err:
-        _fail(str(err))
-
-
-def _fail(message: str, code: int = 1) -> None:
-    _errors.print(f"[bold red]hyperkit-mol:[/] {message}", highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def parse_seconds(text: str | None) -> float | None:
-    """``90``, ``15m``, ``2h30m``, ``1:30:00`` -> seconds."""
-    if text is None:
-        return None
-    try:
-        if ":" in text:
-            total = 0.0
-            for part in text.split(":"):
-                total = total * 60 + float(part)
-        else:
-            total, number = 0.0, ""
-            for ch in text.strip().lower():
-                if ch in "hms":
-                    total += float(number) * {"h": 3600, "m": 60, "s": 1}[ch]
-                    number = ""
-                else:
-                    number += ch
-            total += float(number) if number else 0.0
-    except ValueError:
-        total = -1.0
-    if not total > 0:
-        raise ValueError(f"--max-time must be a duration such as 90, 15m, 2h30m or 01:30:00, got {text!r}")
-    return total
-
-
-def _overrides(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise ValueError(f"--set takes key=value (as in --set model.width=64), got {pair!r}")
-        out[key.strip()] = yaml.safe_load(value)
-    return out
 
 
 @app.command()
@@ -107,6 +45,10 @@ def train(
     ] = None,
     prior: Annotated[str | None, typer.Option(help="gan, wrapped-normal or vae.")] = None,
     geometry: Annotated[str | None, typer.Option(help="lorentz or euclidean.")] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(help="Take over the trained autoencoder of this run or model; train only the prior."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time for this, e.g. 90m or 2h30m.")] = None,
     max_bad: Annotated[
@@ -125,7 +67,7 @@ def train(
 
     Example: [bold]hyperkit-mol train --data my.smi --config demo -o runs/mine --max-time 1h[/]
     """
-    with _answer():
+    with answer():
         from hyperkit_mol.generator.config import load_config
         from hyperkit_mol.generator.pipeline import train as run
 
@@ -133,10 +75,11 @@ def train(
             "data.source": data,
             "prior": prior,
             "model.geometry": geometry,
+            "autoencoder_from": autoencoder,
             "seed": seed,
             "data.max_bad": max_bad,
         }
-        overrides = {k: v for k, v in chosen.items() if v is not None} | _overrides(settings or [])
+        overrides = {k: v for k, v in chosen.items() if v is not None} | overrides_of(settings or [])
         stored = output / "config.yaml"
         # A resumed run is described by its own folder; what is given besides must agree with it.
         source = stored if resume and stored.exists() and config == "moses-cpu" else config
@@ -167,7 +110,7 @@ def generate(
 
     Example: [bold]hyperkit-mol generate -n 30000 -m runs/moses/model -o out.smi[/]
     """
-    with _answer():
+    with answer():
         from hyperkit_mol.generator.generate import generate as run
 
         report = run(
@@ -207,7 +150,7 @@ def evaluate(
 
     Example: [bold]hyperkit-mol evaluate out.smi[/]
     """
-    with _answer():
+    with answer():
         chosen = None if metrics is None else [m.strip() for m in metrics.split(",") if m.strip()]
         _evaluate(file, output, jobs, metrics=chosen, reference=reference, train=training)
 
@@ -232,7 +175,7 @@ def demo(
 
     Example: [bold]hyperkit-mol demo[/]
     """
-    with _answer():
+    with answer():
         from hyperkit_mol.generator.config import load_config
         from hyperkit_mol.generator.generate import generate as sample
         from hyperkit_mol.generator.pipeline import train as run
@@ -254,11 +197,22 @@ def demo(
         _evaluate(smiles, output, None)
 
 
+@app.command()
+def doctor() -> None:
+    """What is installed, what is missing, and the command that brings it; exit code 1 if something will fail.
+
+    Example: [bold]hyperkit-mol doctor[/]
+    """
+    from hyperkit_mol.doctor import main as examine
+
+    raise typer.Exit(examine())
+
+
 def main() -> None:
     """Entry point of the console script."""
     run: Callable[[], Any] = app
     try:
         run()
     except KeyboardInterrupt:  # before or after a verb's own handler
-        _errors.print("[bold red]hyperkit-mol:[/] stopped")
+        errors.print("[bold red]hyperkit-mol:[/] stopped")
         sys.exit(130)

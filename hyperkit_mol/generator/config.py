@@ -85,6 +85,10 @@ class AutoencoderConfig(_Strict):
 class GANConfig(_Strict):
     """Training of the latent GAN (arXiv:2201.12825, section 4)."""
 
+    base: Literal["normal", "noise"] = Field(
+        "normal",
+        description="where the generator starts: the wrapped normal fitted to the latents, or noise",
+    )
     noise: int = Field(64, ge=2)
     hidden: int = Field(256, ge=8)
     depth: int = Field(3, ge=1)
@@ -93,6 +97,7 @@ class GANConfig(_Strict):
     critic_steps: int = Field(5, ge=1)
     penalty: float = Field(10.0, ge=0)
     lr: float = Field(2e-4, gt=0)
+    decay: float = Field(0.3, ge=0, le=1, description="last part of the steps, in which lr falls to 0")
     betas: tuple[float, float] = (0.0, 0.9)
     dropout: float = Field(0.0, ge=0, lt=1)
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged generator that is sampled")
@@ -107,6 +112,10 @@ class RunConfig(_Strict):
         "gan", description="where latents come from when molecules are sampled"
     )
     seed: int = Field(0, ge=0)
+    autoencoder_from: str | None = Field(
+        None,
+        description="run or model folder whose trained autoencoder is taken over: only the prior is trained",
+    )
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # pyright: ignore[reportCallIssue]

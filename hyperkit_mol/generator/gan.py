@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hyperkit.nn import Geometry
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.config import GANConfig
+from hyperkit_mol.generator.latent import WrappedNormalPrior
 
 __all__ = ["LatentCritic", "LatentGenerator", "gradient_penalty"]
 
@@ -24,29 +25,45 @@ def _tower(space: Geometry, sizes: list[int], dropout: float) -> nn.Sequential:
 
 
 class LatentGenerator(nn.Module):
-    """Noise from the wrapped normal -> a tree latent and a graph latent."""
+    """Noise -> a tree latent and a graph latent.
+
+    With ``cfg.base == "normal"`` the noise first becomes a sample of the wrapped normal fitted to the
+    latents, and the towers move it by a weighted Lorentzian sum. The generator then starts with the latents'
+    mean and covariance right, and only what a normal distribution misses is left to learn.
+    """
 
     def __init__(self, space: Geometry, latent: int, cfg: GANConfig) -> None:
         super().__init__()
         self.space = space
-        self.noise = cfg.noise
+        self.noise, self.latent = cfg.noise, latent
+        self.normal = WrappedNormalPrior(latent) if cfg.base == "normal" else None
         hidden = [cfg.hidden] * (cfg.depth - 1)
-        self.trunk = _tower(space, [self.noise, *hidden[:1]], 0.0)
-        sizes = [hidden[0] if hidden else self.noise, *hidden[1:], latent]
+        width = self.noise
+        if self.normal is not None:
+            self.join = space.Concat()
+            self.tree_move, self.graph_move = space.Residual(weight=0.1), space.Residual(weight=0.1)
+            width += 2 * latent
+        self.trunk = _tower(space, [width, *hidden[:1]], 0.0)
+        sizes = [hidden[0] if hidden else width, *hidden[1:], latent]
         self.tree = _tower(space, sizes, 0.0)
         self.graph = _tower(space, sizes, 0.0)
 
     def sample_noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Wrapped-normal noise at the origin, ``(count, noise)``."""
+        """Standard normal noise, ``(count, noise)``, with ``2 latent`` more columns for the fitted normal."""
         device = next(self.parameters()).device
-        vector = torch.randn(count, self.noise, generator=generator, device=device)
-        # Unit standard deviation would put all noise at radius sqrt(n), where HLinear saturates.
-        return self.space.lift(vector / self.noise**0.5)
+        width = self.noise + (2 * self.latent if self.normal is not None else 0)
+        return torch.randn(count, width, generator=generator, device=device)
 
     def forward(self, noise: Tensor) -> Latent:
         """Noise -> latents."""
-        x = self.trunk(noise)
-        return Latent(self.tree(x), self.graph(x))
+        # Unit standard deviation would put all noise at radius sqrt(n), where HLinear saturates.
+        free = self.space.lift(noise[:, : self.noise] / self.noise**0.5)
+        if self.normal is None:
+            x = self.trunk(free)
+            return Latent(self.tree(x), self.graph(x))
+        tree, graph = (self.space.lift(v) for v in self.normal(noise[:, self.noise :]).chunk(2, -1))
+        x = self.trunk(self.join(free, tree, graph))
+        return Latent(self.tree_move(tree, self.tree(x)), self.graph_move(graph, self.graph(x)))
 
 
 class LatentCritic(nn.Module):

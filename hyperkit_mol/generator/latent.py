@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperkit.nn import Geometry
 
-__all__ = ["LatentSpace"]
+__all__ = ["LatentSpace", "WrappedNormalPrior"]
 
 
 class LatentSpace:
@@ -54,10 +54,12 @@ class LatentSpace:
         # The square root's derivative at 0 is infinite; the log-determinant is even in r and its own is 0.
         return torch.sqrt(self.c * vector.square().sum(-1) + 1e-12)
 
-    def wrapped_normal(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    def wrapped_normal(
+        self, mean: Tensor, std: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reparametrised sample around `mean` and its log-density there."""
         shape = (*mean.shape[:-1], self.features)
-        vector = torch.randn(shape, device=mean.device, dtype=mean.dtype) * std
+        vector = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype) * std
         log_q = self._log_normal(vector, std)
         if not self.curved:
             return mean + vector, log_q
@@ -70,3 +72,35 @@ class LatentSpace:
         vector = self.log0(point)
         log_p = self._log_normal(vector, vector.new_tensor(std))
         return log_p - self._log_det(self._radius(vector)) if self.curved else log_p
+
+
+class WrappedNormalPrior(nn.Module):
+    """A wrapped normal fitted to latents: full covariance in the tangent space at the origin.
+
+    Both latents are fitted jointly, so that what the tree and the graph latent share is kept.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2 * features))
+        self.register_buffer("factor", torch.eye(2 * features))
+        self.mean: Tensor
+        self.factor: Tensor
+
+    def fit(self, vectors: Tensor) -> None:
+        """Fit to the latents' coordinates at the origin, ``(N, 2 features)``."""
+        vectors = vectors.double()
+        self.mean.copy_(vectors.mean(0))
+        centred = vectors - vectors.mean(0)
+        cov = centred.T @ centred / max(1, len(vectors) - 1)
+        # The ridge makes the factor exist where fewer molecules than dimensions were seen.
+        cov += torch.eye(len(cov), dtype=cov.dtype) * (1e-6 * cov.diagonal().mean() + 1e-12)
+        self.factor.copy_(torch.linalg.cholesky(cov))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(*, 2 features)`` -> coordinates at the origin of the same shape."""
+        return self.mean + noise @ self.factor.T
+
+    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Coordinates at the origin, ``(count, 2 features)``."""
+        return self(torch.randn(count, len(self.mean), generator=generator, device=self.mean.device))

@@ -113,6 +113,10 @@ class AutoencoderTraining(_SteppedModule):
         self._stream: BatchStream | None = None
         self.kl_weight = config.model.kl_weight if model.variational else 0.0
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vocabulary"] = self.data.vocabulary.digest
+
     def train_dataloader(self) -> Any:
         if self._stream is None:
             self._stream = BatchStream(
@@ -183,8 +187,12 @@ class GANTraining(_SteppedModule):
         self.automatic_optimization = False
         self.config, self.real = config, real
         self.generator = generator
-        self.average = copy.deepcopy(generator).requires_grad_(False)
         self.latents = LatentSpace(generator.space, config.model.latent)
+        if generator.normal is not None:
+            torch.manual_seed(self.seed)
+            fitted = self._real(torch.arange(len(real.tree)))
+            generator.normal.fit(torch.cat([self.latents.log0(x) for x in fitted], -1))
+        self.average = copy.deepcopy(generator).requires_grad_(False)
         self.critic = LatentCritic(generator.space, config.model.latent, cfg)
 
     def train_dataloader(self) -> Any:
@@ -215,6 +223,11 @@ class GANTraining(_SteppedModule):
         cfg, space = self.config.gan, self.generator.space
         self.seed_step()
         critic_opt, generator_opt = self.optimizers()  # pyright: ignore[reportGeneralTypeIssues]
+        # Set from the step, not by a scheduler, whose state would have to be resumed as well.
+        left = (self.steps - self.step) / max(1.0, cfg.decay * self.steps)
+        for optimizer in (critic_opt, generator_opt):
+            for group in optimizer.param_groups:
+                group["lr"] = cfg.lr * min(1.0, left)
         gap = penalty = torch.zeros(())
         for _ in range(cfg.critic_steps):
             rows = torch.randint(len(self.real.tree), (cfg.batch_size,))

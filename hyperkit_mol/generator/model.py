@@ -15,37 +15,9 @@ from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.checkpoint import CheckpointError, ModelFiles, load_model_files, save_model_files
 from hyperkit_mol.generator.config import RunConfig
 from hyperkit_mol.generator.gan import LatentGenerator
+from hyperkit_mol.generator.latent import WrappedNormalPrior
 
-__all__ = ["MoleculeGenerator", "WrappedNormalPrior"]
-
-
-class WrappedNormalPrior(nn.Module):
-    """A wrapped normal fitted to latents: full covariance in the tangent space at the origin.
-
-    Both latents are fitted jointly, so that what the tree and the graph latent share is kept.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(2 * features))
-        self.register_buffer("factor", torch.eye(2 * features))
-        self.mean: Tensor
-        self.factor: Tensor
-
-    def fit(self, vectors: Tensor) -> None:
-        """Fit to the latents' coordinates at the origin, ``(N, 2 features)``."""
-        vectors = vectors.double()
-        self.mean.copy_(vectors.mean(0))
-        centred = vectors - vectors.mean(0)
-        cov = centred.T @ centred / max(1, len(vectors) - 1)
-        # The ridge makes the factor exist where fewer molecules than dimensions were seen.
-        cov += torch.eye(len(cov), dtype=cov.dtype) * (1e-6 * cov.diagonal().mean() + 1e-12)
-        self.factor.copy_(torch.linalg.cholesky(cov))
-
-    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """Coordinates at the origin, ``(count, 2 features)``."""
-        noise = torch.randn(count, len(self.mean), generator=generator, device=self.mean.device)
-        return self.mean + noise @ self.factor.T
+__all__ = ["MoleculeGenerator"]
 
 
 class MoleculeGenerator(nn.Module):

@@ -21,10 +21,8 @@ from hyperkit_mol import runs
 from hyperkit_mol.chem.prepare import TreeDataset, cpu_count, prepare
 from hyperkit_mol.chem.reading import read_smiles_file
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
-from hyperkit_mol.generator.callbacks import (
-    TrainingProgress,
-    progress_bar,
-)
+from hyperkit_mol.generator.callbacks import TrainingProgress, progress_bar
+from hyperkit_mol.generator.checkpoint import load_model_files
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
@@ -92,7 +90,7 @@ def load_data(
         f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}", highlight=False, soft_wrap=True
     )
     for line in found.report.lines():
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     return found
 
 
@@ -156,16 +154,21 @@ def train(
     share = 1 - _GAN_SHARE if config.prior == "gan" else 1.0
     stage = AutoencoderTraining(model.autoencoder, config, data, train_index, held_index)
     limit = None if remaining is None else remaining * share
-    metrics = _fit(
-        stage,
-        output,
-        "autoencoder",
-        config.autoencoder.batch_size,
-        limit,
-        devices,
-        console,
-        validate_every=max(1, round(config.autoencoder.validate_every / config.autoencoder.save_every)),
-    )
+    metrics: dict[str, float] = {}
+    if config.autoencoder_from is not None:
+        stage.step = take_autoencoder(model, Path(config.autoencoder_from))
+        console.print(f"Autoencoder of {config.autoencoder_from} ({stage.step:,} steps)", highlight=False)
+    else:
+        metrics = _fit(
+            stage,
+            output,
+            "autoencoder",
+            config.autoencoder.batch_size,
+            limit,
+            devices,
+            console,
+            validate_every=max(1, round(config.autoencoder.validate_every / config.autoencoder.save_every)),
+        )
     model.info = {
         "source": config.data.source,
         "molecules": len(train_index),
@@ -198,6 +201,50 @@ def train(
     model.save(output / "model")
     console.print(f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
     return TrainResult(output / "model", seconds, metrics)
+
+
+def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
+    """Give `model` the autoencoder of a model folder, or of a run that may still be going on.
+
+    Returns
+    -------
+    int
+        Steps that it was trained for.
+
+    Raises
+    ------
+    RunError
+        If there is none, or if it has another vocabulary or other sizes.
+    """
+    folder = source / "model" if (source / "model").is_dir() else source
+    checkpoint = source / "autoencoder" / "last.ckpt"
+    prefix = "autoencoder."
+    if (folder / "model.json").is_file():
+        files = load_model_files(folder)
+        weights, digest, steps = (
+            files.weights,
+            files.vocabulary.digest,
+            files.info.get("autoencoder_steps", 0),
+        )
+    elif checkpoint.is_file():
+        try:
+            found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except Exception as err:
+            raise RunError(f"{checkpoint}: damaged checkpoint ({type(err).__name__})") from err
+        weights, digest, steps, prefix = found["state_dict"], found.get("vocabulary"), found["step"], "model."
+    else:
+        raise RunError(f"{source}: neither a model folder nor a run with an autoencoder's checkpoint")
+    if digest is not None and digest != model.vocabulary.digest:
+        raise RunError(
+            f"{source} was trained with another vocabulary: give the same data.source, data.limit, "
+            "data.min_count and seed"
+        )
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    try:
+        model.autoencoder.load_state_dict(own)
+    except RuntimeError as err:
+        raise RunError(f"{source}: the autoencoder does not fit the configuration ({err})") from err
+    return int(steps)
 
 
 def _leave_group() -> bool:

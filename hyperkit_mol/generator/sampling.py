@@ -101,20 +101,59 @@ class Sampler:
         return out
 
     @torch.no_grad()
-    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> SampledTrees:
-        """Walk depth first from each latent, all at once."""
+    def decode(
+        self,
+        latent: Latent,
+        generator: torch.Generator | None = None,
+        start: tuple[list[int], list[int], list[int]] | None = None,
+    ) -> SampledTrees:
+        """Walk depth first from each latent, all at once.
+
+        Parameters
+        ----------
+        latent : Latent
+        generator : torch.Generator, optional
+        start : (labels, parents, sites), optional
+            A motif tree that every result contains: its nodes are decided before, others may be added.
+
+        Raises
+        ------
+        ValueError
+            If `start` has more than `max_nodes` nodes.
+        """
         auto = self.model.autoencoder
-        walk = _Walk(self, auto.condition(latent), generator)
+        if start is not None and len(start[0]) > self.max_nodes:
+            raise ValueError(
+                f"start must have at most max_nodes = {self.max_nodes} motifs, got {len(start[0])}"
+            )
+        walk = _Walk(self, auto.condition(latent), generator, _Start(*start) if start else None)
         while walk.step():
             pass
         return SampledTrees(walk.label, walk.parent, walk.site, walk.length)
 
 
+class _Start:
+    """A tree that is given: the label of each node, and the sites and nodes of its children in order."""
+
+    def __init__(self, label: list[int], parent: list[int], site: list[int]) -> None:
+        size = len(label)
+        children = [[k for k in range(size) if parent[k] == n] for n in range(size)]
+        self.label = np.array(label, np.int64)
+        self.count = np.array([len(c) for c in children], np.int64)
+        most = int(self.count.max()) + 1  # one more, so that "the next one" can always be looked up
+        self.node = np.full((size, most), -1, np.int64)
+        self.site = np.full((size, most), -1, np.int64)
+        for n, c in enumerate(children):
+            self.node[n, : len(c)], self.site[n, : len(c)] = c, [site[k] for k in c]
+
+
 class _Walk:
     """The state of a batch of walks. Rows that are finished are dropped as the walk goes on."""
 
-    def __init__(self, sampler: Sampler, z: Tensor, generator: torch.Generator | None) -> None:
-        self.sampler, self.generator = sampler, generator
+    def __init__(
+        self, sampler: Sampler, z: Tensor, generator: torch.Generator | None, start: _Start | None = None
+    ) -> None:
+        self.sampler, self.generator, self.start = sampler, generator, start
         self.decoder = sampler.model.autoencoder.decoder
         v = sampler.model.vocabulary
         self.label_motif, self.label_attach, self.offset = v.label_motif, v.label_attach, v.atom_offset
@@ -132,6 +171,12 @@ class _Walk:
         self.stack_parent = np.full((size, most), -1, np.int64)
         self.stack_site = np.full((size, most), -1, np.int64)
         self.height = np.ones(size, np.int64)  # the root's slot
+        # Of a given tree: the node that each open slot is for (-1: free), and nodes without a slot so far.
+        self.stack_given = np.full((size, most), -1, np.int64)
+        self.owed = np.zeros(size, np.int64)
+        if start is not None:
+            self.stack_given[:, 0] = 0
+            self.owed += len(start.label) - 1
         self.last_label = np.full(size, self.decoder.num_labels, np.int64)
         inner = self.decoder.sites.site.embedding_dim
         self.children = z.new_zeros(size, inner)
@@ -168,6 +213,11 @@ class _Walk:
         out = self.decoder.leave(self.decoder.join(x, self.z))
         allowed = self.sampler._allowed[0 if n == 0 else 1]
         label = self.decoder.labels.sample(out, allowed, self.sampler.temperature, self.generator)
+        given = self.stack_given[at, top]
+        if self.start is not None:
+            label = torch.where(
+                torch.from_numpy(given >= 0), torch.from_numpy(self.start.label[given]), label
+            )
         state = self.decoder.state(x, label)
         label = label.numpy()
         self.label[rows, n], self.parent[rows, n], self.site[rows, n] = label, up, where
@@ -175,7 +225,7 @@ class _Walk:
         self.depth[at, n] = depth
         self.last_label = label
         self.n += 1
-        self._children(state, self.label_motif[label], self.label_attach[label])
+        self._children(state, self.label_motif[label], self.label_attach[label], given)
 
         open_ = np.flatnonzero(self.height > 0)
         if len(open_) < len(rows):
@@ -200,17 +250,42 @@ class _Walk:
         relation[:, n] = np.where(own == 0, RELATIONS["self"], own)
         return relation
 
-    def _children(self, state: Tensor, motif: Array, attach: Array) -> None:
-        """Let the new node of every row promise its children, one after the other."""
+    def _children(self, state: Tensor, motif: Array, attach: Array, given: Array) -> None:
+        """Let the new node of every row promise its children, one after the other.
+
+        A node of a given tree (`given` >= 0) promises that tree's children too: until it has, no site beyond
+        the next of them may be chosen, and it may not stop.
+        """
         sampler, head = self.sampler, self.decoder.sites
         count = len(motif)
         last, run = np.full(count, -1, np.int64), np.zeros(count, np.int64)
         number = np.zeros(count, np.int64)
         chosen = np.full((count, sampler.max_nodes), -1, np.int64)
         self.children = self.children.new_zeros(count, self.children.shape[1])
-        active = np.flatnonzero(self.n + self.height + number < sampler.max_nodes)
+        chosen_given = np.full((count, sampler.max_nodes), -1, np.int64)
+        fulfilled = np.zeros(count, np.int64)
+        begun = self.start
+
+        def may_go_on(rows: Array) -> Array:
+            room = self.n + self.height[rows] + number[rows] + self.owed[rows] < sampler.max_nodes
+            return room if begun is None else room | (due(rows) >= 0)
+
+        def due(rows: Array) -> Array:
+            """Site of the given child that comes next, -1 for none."""
+            assert begun is not None
+            node = given[rows]
+            return np.where(node >= 0, begun.site[np.maximum(node, 0), fulfilled[rows]], -1)
+
+        active = np.arange(count)
+        active = active[may_go_on(active)]
         while len(active):
             row, column = sampler.sites.choices(motif[active], attach[active], last[active], run[active])
+            bound = None
+            if begun is not None:
+                bound = due(active)
+                room = self.n + self.height[active] + number[active] + self.owed[active] < sampler.max_nodes
+                fits = (bound[row] < 0) | (column == bound[row]) | (room[row] & (column < bound[row]))
+                row, column = row[fits], column[fits]
             able = np.zeros(len(active), bool)
             able[row] = True
             index = np.cumsum(able) - 1
@@ -218,9 +293,11 @@ class _Walk:
             if not len(active):
                 break
             stop = np.arange(len(active))
+            if bound is not None:
+                stop = stop[bound[able] < 0]
             pair_row = torch.from_numpy(np.concatenate([index[row], stop]))
             pair_site = torch.from_numpy(
-                np.concatenate([base[row] + column, np.full(len(active), head.num_sites)])
+                np.concatenate([base[row] + column, np.full(len(stop), head.num_sites)])
             )
             before = last[active]
             base = self.offset[motif[active]]
@@ -244,18 +321,34 @@ class _Walk:
             run[active] = np.where(last[active] == local, run[active] + 1, 1)
             last[active] = local
             chosen[active, number[active]] = local
+            if begun is not None:
+                hit = due(active) == local
+                kept = active[hit]
+                chosen_given[kept, number[kept]] = begun.node[given[kept], fulfilled[kept]]
+                fulfilled[kept] += 1
+                self.owed[kept] -= 1
             number[active] += 1
-            active = active[self.n + self.height[active] + number[active] < sampler.max_nodes]
+            active = active[may_go_on(active)]
         # The smallest site is filled first, so it goes on top.
         for k in range(int(number.max(initial=0)) - 1, -1, -1):
             r = np.flatnonzero(number > k)
             self.stack_parent[r, self.height[r]] = self.n - 1
             self.stack_site[r, self.height[r]] = chosen[r, k]
+            self.stack_given[r, self.height[r]] = chosen_given[r, k]
             self.height[r] += 1
 
     def _keep(self, open_: Array) -> None:
         index = torch.from_numpy(open_)
-        for name in ("row", "depth", "stack_parent", "stack_site", "height", "last_label"):
+        for name in (
+            "row",
+            "depth",
+            "stack_parent",
+            "stack_site",
+            "stack_given",
+            "owed",
+            "height",
+            "last_label",
+        ):
             setattr(self, name, getattr(self, name)[open_])
         self.z, self.children = self.z[index], self.children[index]
         for cache in self.caches:

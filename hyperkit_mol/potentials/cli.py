@@ -9,13 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
+from hyperkit_mol.terminal import answer, console, parse_seconds
+from hyperkit_mol.terminal import overrides as overrides_of
+
 _RUN, _SDF = Path("runs/potential"), Path("relaxed.sdf")
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Train attention potentials on energies and forces, test them, relax molecules with them.",
+    help="Train attention potentials on energies and forces, test them, relax molecules with them.\n\n"
+    "Example: [bold]hyperkit-mol potential train --data train.xyz -o runs/mine[/]",
 )
 
 
@@ -54,8 +58,7 @@ def train(
 
     Example: [bold]hyperkit-mol potential train --data train.xyz --isolated-atoms atoms.xyz -o runs/acac[/]
     """
-    with _answer():
-        from hyperkit_mol.cli import _overrides, console, parse_seconds
+    with answer():
         from hyperkit_mol.potentials.config import load_config
         from hyperkit_mol.potentials.pipeline import train as run
 
@@ -70,7 +73,7 @@ def train(
             "seed": seed,
             "training.steps": steps,
         }
-        overrides = {k: v for k, v in chosen.items() if v is not None} | _overrides(settings or [])
+        overrides = {k: v for k, v in chosen.items() if v is not None} | overrides_of(settings or [])
         stored = output / "config.yaml"
         # A resumed run is described by its own folder; what is given besides must agree with it.
         source = str(stored) if resume and stored.exists() and preset == "small" else preset
@@ -95,11 +98,13 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Also write the figures as JSON.")
     ] = None,
 ) -> None:
-    """Energy and force errors of a potential on labelled structures."""
-    with _answer():
+    """Energy and force errors of a potential on labelled structures.
+
+    Example: [bold]hyperkit-mol potential evaluate runs/acac/model test.xyz[/]
+    """
+    with answer():
         from rich.table import Table
 
-        from hyperkit_mol.cli import console
         from hyperkit_mol.potentials.data import DataKeys
         from hyperkit_mol.potentials.model_files import load_potential
         from hyperkit_mol.potentials.pipeline import evaluate as run
@@ -136,9 +141,11 @@ def relax(
     max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the starting conformers.")] = 0,
 ) -> None:
-    """Relax molecules to 3D structures, from RDKit conformers, into one SDF file."""
-    with _answer():
-        from hyperkit_mol.cli import console
+    """Relax molecules to 3D structures, from RDKit conformers, into one SDF file.
+
+    Example: [bold]hyperkit-mol potential relax new.smi --model runs/acac/model -o relaxed.sdf[/]
+    """
+    with answer():
         from hyperkit_mol.generator.callbacks import progress_bar
         from hyperkit_mol.potentials.model_files import load_potential
         from hyperkit_mol.potentials.relax import Report, relax_file
@@ -157,14 +164,3 @@ def relax(
             raise ValueError(f"{smiles}: no molecule could be relaxed, so {output} was not written")
         unfinished = f", {report.unconverged} of them not converged" if report.unconverged else ""
         console.print(f"{report.written} relaxed structures written to {output}{unfinished}", soft_wrap=True)
-
-
-def _answer() -> Any:
-    # The parent's way of answering: one clear line. Imported late, because the parent mounts this module.
-    from hyperkit_mol.cli import _answer as answer
-
-    return answer()
-
-
-if __name__ == "__main__":
-    app()

@@ -14,6 +14,7 @@ from hyperkit_mol.chem.prepare import TreeDataset, prepare
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
 from hyperkit_mol.generator.heads import LabelHead, pick, segment_log_softmax
+from hyperkit_mol.generator.lightning_modules import GANTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
 from hyperkit_mol.generator.stream import BatchStream, to_tensors
@@ -176,7 +177,7 @@ def test_every_variant_trains_500_steps_in_float32(data: TreeDataset, geometry: 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_gan_moves_towards_the_data(data: TreeDataset, geometry: str) -> None:
     """The penalty has a right second derivative, and 150 steps bring the fakes' mean to the data's."""
-    config = small_config(model__geometry=geometry, gan__lr=2e-3)
+    config = small_config(model__geometry=geometry, gan__lr=2e-3, gan__base="noise")
     model = MoleculeGenerator(data.vocabulary, config)
     space = model.autoencoder.space
     generator = LatentGenerator(space, config.model.latent, config.gan)
@@ -210,6 +211,32 @@ def test_gan_moves_towards_the_data(data: TreeDataset, geometry: str) -> None:
         loss.backward()
         opts[1].step()
     assert gap() < 0.2 * before
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gan_starts_from_the_normal_fitted_to_the_latents(data: TreeDataset, geometry: str) -> None:
+    """Mean and covariance are right before the first step; what the towers add is small."""
+    config = small_config(model__geometry=geometry, model__latent_noise=0.0)
+    space = MoleculeGenerator(data.vocabulary, config).autoencoder.space
+    size = config.model.latent
+    mixing = torch.randn(2 * size, 2 * size) * 0.1
+    vectors = 0.3 * torch.randn(2 * size) + torch.randn(4000, 2 * size) @ mixing
+    real = Latent(*(space.lift(v) for v in vectors.chunk(2, -1)))
+    generator = LatentGenerator(space, size, config.gan)
+    training = GANTraining(generator, real, config)
+    assert generator.normal is not None
+    drawn = generator.normal.sample(20_000, None)
+    torch.testing.assert_close(drawn.mean(0), vectors.mean(0), atol=0.02, rtol=0.0)
+    torch.testing.assert_close(drawn.T.cov(), vectors.T.cov(), atol=0.02, rtol=0.0)
+    noise = generator.sample_noise(2000)
+    made = generator(noise)
+    base = generator.normal(noise[:, config.gan.noise :]).chunk(2, -1)
+    moved = [space.sqdist(x, space.lift(v)).sqrt().mean() for x, v in zip(made, base, strict=True)]
+    spread = space.sqdist(real.tree[:2000], real.tree[2000:]).sqrt().mean()
+    assert max(moved) < 0.5 * spread
+    assert all(
+        torch.equal(a, b) for a, b in zip(training.average.buffers(), generator.buffers(), strict=True)
+    )
 
 
 def test_penalty_is_zero_for_a_critic_of_slope_one() -> None:
