@@ -21,7 +21,7 @@ from rich.console import Console
 from hyperkit_mol.generator.callbacks import AtomicCheckpointIO, BlockCheckpoint, TrainingProgress
 from hyperkit_mol.generator.logs import ContinuedCSVLogger
 
-__all__ = ["RunError", "TimeLimit", "claim_run", "fit", "open_run", "quiet", "rank", "say"]
+__all__ = ["RunError", "TimeLimit", "claim_run", "fit", "open_run", "quiet", "rank", "read_checkpoint", "say"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -124,6 +124,26 @@ class TimeLimit(L.Callback):
             trainer.should_stop = self.struck = True
 
 
+def read_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
+    """Step and state of a training checkpoint; nothing in the file is executed.
+
+    Raises
+    ------
+    RunError
+        If it is damaged, or not a checkpoint.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        begun, state = found["step"], found["state_dict"]
+        if not isinstance(begun, int) or not isinstance(state, dict):
+            raise TypeError("neither a step nor a state")
+    except Exception as err:
+        raise RunError(
+            f"{path}: damaged checkpoint ({type(err).__name__}); delete it to train this again"
+        ) from err
+    return begun, state
+
+
 def fit(
     module: Any,
     progress: TrainingProgress,
@@ -173,13 +193,7 @@ def fit(
     """
     title, begun = progress.title, 0
     if last.exists():
-        try:
-            found = torch.load(last, map_location="cpu", weights_only=True)
-            begun, state = found["step"], found["state_dict"]
-        except Exception as err:
-            raise RunError(
-                f"{last}: damaged checkpoint ({type(err).__name__}); delete it to train this again"
-            ) from err
+        begun, state = read_checkpoint(last)
         if begun >= module.steps:
             module.load_state_dict(state)
             module.step = begun
