@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel
 from rich.console import Console
@@ -21,7 +22,18 @@ from rich.console import Console
 from hyperkit_mol.generator.callbacks import AtomicCheckpointIO, BlockCheckpoint, TrainingProgress
 from hyperkit_mol.generator.logs import ContinuedCSVLogger
 
-__all__ = ["RunError", "TimeLimit", "claim_run", "fit", "open_run", "quiet", "rank", "read_checkpoint", "say"]
+__all__ = [
+    "RunError",
+    "TimeLimit",
+    "claim_run",
+    "fit",
+    "open_run",
+    "placement",
+    "quiet",
+    "rank",
+    "read_checkpoint",
+    "say",
+]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -43,6 +55,16 @@ def rank() -> int:
     return 0
 
 
+def placement(devices: int | str) -> tuple[int | str, int]:
+    """Processes on this machine and number of machines: what torchrun or Slurm started, else as asked for."""
+    if TorchElasticEnvironment.detect():
+        return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    if SLURMEnvironment.detect():
+        machines = int(os.environ.get("SLURM_NNODES", 1))
+        return int(os.environ["SLURM_NTASKS"]) // machines, machines
+    return devices, 1
+
+
 def open_run(config: Config, output: Path, resume: bool, load: Callable[[Path], Config]) -> Config:
     """Check that `output` can be written and holds the run that is meant; the configuration to go on with.
 
@@ -52,8 +74,10 @@ def open_run(config: Config, output: Path, resume: bool, load: Callable[[Path], 
         If it cannot be written, holds another run, or holds none to resume.
     """
     path = output / "config.yaml"
-    if rank() > 0:  # the first process has opened the run already
-        return load(path)
+    if rank() > 0:
+        # Lightning's own launcher starts the others when the first has opened the run; torchrun and Slurm
+        # start all at once, with the same command line.
+        return load(path) if path.exists() else config
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / f".write-{uuid.uuid4().hex}"
@@ -172,7 +196,7 @@ def fit(
     limit : float, optional
         Seconds.
     devices : int or str
-        Lightning's ``devices``.
+        Lightning's ``devices``; where torchrun or Slurm started several processes, these are taken.
     console : Console
     validate_every : int
         Blocks.
@@ -204,10 +228,12 @@ def fit(
     clock = None
     if limit is not None:
         callbacks.append(clock := TimeLimit(limit))
+    devices, machines = placement(devices)
     trainer = L.Trainer(
         accelerator="auto" if torch.cuda.is_available() else "cpu",
         devices=devices,
-        strategy="auto" if str(devices) == "1" else "ddp_find_unused_parameters_true",
+        num_nodes=machines,
+        strategy="auto" if str(devices) == "1" and machines == 1 else "ddp_find_unused_parameters_true",
         max_epochs=module.blocks,
         callbacks=callbacks,
         logger=[

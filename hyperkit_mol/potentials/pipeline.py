@@ -178,6 +178,8 @@ def train(
     limit = None if max_seconds is None else max(1.0, max_seconds - (time.monotonic() - begin))
     metrics = _fit(module, output, limit, devices, console)
     seconds = time.monotonic() - begin
+    if runs.rank() > 0:  # the model is the first process's to write
+        return TrainResult(output / "model", seconds, metrics)
     final = module.average
     final.requires_grad_(True)
     info = {
