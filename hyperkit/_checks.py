@@ -98,7 +98,7 @@ def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
         if not x.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {x.dtype}")
         if x.dtype in _HALF:
-            if not torch.is_autocast_enabled(x.device.type):
+            if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
                 raise TypeError(
                     f"{name} is {x.dtype}: manifold operations need float32 or float64. "
                     "Cast it, or run under torch.autocast, which does it for you"
@@ -118,8 +118,13 @@ def floats(**tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(out)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """A block without autocast: matrix products of points in half precision would leave the manifold."""
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """A block without autocast: matrix products of points in half precision would leave the manifold.
+
+    The meta device has no autocast to switch off.
+    """
+    if x.device.type == "meta":
+        return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -12,12 +12,25 @@ from hyperkit.nn.attention import (
 from hyperkit.nn.conv import LorentzAvgPool2d, LorentzConv1d, LorentzConv2d, LorentzConv3d
 from hyperkit.nn.embedding import EuclideanEmbedding, EuclideanLift, ExpMap0, LorentzEmbedding
 from hyperkit.nn.graph import EuclideanGraphConv, LorentzGraphConv
+from hyperkit.nn.graph_attention import LorentzGraphAttention
 from hyperkit.nn.hkattention import HKAttention, HKTransformerBlock
 from hyperkit.nn.hkconv import HKConv, PoincareHKConv
 from hyperkit.nn.hknet import HKNet
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
+from hyperkit.nn.linear_attention import LorentzLinearAttention
 from hyperkit.nn.mlr import EuclideanMLR, LorentzMLR
 from hyperkit.nn.poincare import PoincareEmbedding, PoincareLinear, PoincareMLR
+from hyperkit.nn.poincare_attention import PoincareAttention
+from hyperkit.nn.poincare_conv import PoincareConv1d, PoincareConv2d, PoincareConv3d
+from hyperkit.nn.poincare_points import (
+    PoincareActivation,
+    PoincareBatchNorm,
+    PoincareCentroid,
+    PoincareConcat,
+    PoincareDropout,
+    PoincareResidual,
+)
+from hyperkit.nn.poincare_recurrent import PoincareGRU, PoincareGRUCell
 from hyperkit.nn.pooling import EuclideanCentroid, EuclideanConcat, LorentzCentroid, LorentzConcat
 from hyperkit.nn.recurrent import LorentzGRU, LorentzGRUCell
 from hyperkit.nn.residual import (
@@ -28,6 +41,13 @@ from hyperkit.nn.residual import (
     LorentzPositionalEncoding,
     LorentzResidual,
     LorentzRMSNorm,
+)
+from hyperkit.nn.window_pooling import (
+    LorentzAvgPool1d,
+    LorentzAvgPool3d,
+    PoincareAvgPool1d,
+    PoincareAvgPool2d,
+    PoincareAvgPool3d,
 )
 
 # isort: split
@@ -54,7 +74,9 @@ __all__ = [
     "KVCache",
     "LorentzActivation",
     "LorentzAttention",
+    "LorentzAvgPool1d",
     "LorentzAvgPool2d",
+    "LorentzAvgPool3d",
     "LorentzBatchNorm",
     "LorentzCentroid",
     "LorentzChangeCurvature",
@@ -66,18 +88,35 @@ __all__ = [
     "LorentzEmbedding",
     "LorentzGRU",
     "LorentzGRUCell",
+    "LorentzGraphAttention",
     "LorentzGraphConv",
     "LorentzLayerNorm",
     "LorentzLinear",
+    "LorentzLinearAttention",
     "LorentzMLR",
     "LorentzPositionalEncoding",
     "LorentzRMSNorm",
     "LorentzResidual",
     "LorentzTransformerBlock",
+    "PoincareActivation",
+    "PoincareAttention",
+    "PoincareAvgPool1d",
+    "PoincareAvgPool2d",
+    "PoincareAvgPool3d",
+    "PoincareBatchNorm",
+    "PoincareCentroid",
+    "PoincareConcat",
+    "PoincareConv1d",
+    "PoincareConv2d",
+    "PoincareConv3d",
+    "PoincareDropout",
     "PoincareEmbedding",
+    "PoincareGRU",
+    "PoincareGRUCell",
     "PoincareHKConv",
     "PoincareLinear",
     "PoincareMLR",
+    "PoincareResidual",
     "geometry",
     "kernel_points",
 ]

@@ -15,7 +15,9 @@ BallCurvature = float | PoincareBall
 """A fixed curvature, or a :class:`~hyperkit.PoincareBall`, whose curvature may be learnable."""
 
 
-class _BallLayer(nn.Module):
+class BallLayer(nn.Module):
+    """A layer on the Poincaré ball; holds its manifold."""
+
     def __init__(self, c: BallCurvature) -> None:
         super().__init__()
         self.manifold = c if isinstance(c, PoincareBall) else PoincareBall(c)
@@ -46,7 +48,20 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, c: float | Tensor) -
     return (2.0 / root) * norm * torch.asinh(inside)
 
 
-class PoincareMLR(_BallLayer):
+def point_from_logits(logits: Tensor, c: float | Tensor) -> Tensor:
+    """The point whose signed distances to the axes are ``v_k``: ``w/(1 + sqrt(1 + c |w|^2))``, ``(*, d)``.
+
+    ``w_k = sinh(sqrt(c) v_k)/sqrt(c)`` is the space part of its Lorentz point. The sinh ends at 1e17 in
+    float32 (1e130 in float64), where its square is still finite: a point with such a coordinate is far beyond
+    the last radius of the format (15.9, 36), and :func:`hyperkit.ops.poincare.projx` takes it to the edge.
+    """
+    root = c**0.5
+    far = 40.0 if logits.dtype == torch.float32 else 300.0
+    w = torch.sinh(torch.clamp(root * logits, -far, far)) / root
+    return ops.projx(w / (1.0 + torch.sqrt(1.0 + c * w.square().sum(-1, keepdim=True))), c)
+
+
+class PoincareMLR(BallLayer):
     """Multinomial logistic regression: signed, scaled distances to hyperplanes, unidirectional form of HNN++.
 
     A hyperplane is given by its normal ``z_k`` at the origin and its offset ``r_k`` along it; all parameters
@@ -77,7 +92,7 @@ class PoincareMLR(_BallLayer):
         return _logits(x, self.weight, self.bias, self.c)
 
 
-class PoincareLinear(_BallLayer):
+class PoincareLinear(BallLayer):
     """Fully connected layer of HNN++: the output's signed distances to the axes are the logits of the input.
 
     ``y = w/(1 + sqrt(1 + c |w|^2))`` with ``w_k = sinh(sqrt(c) v_k(x))/sqrt(c)``; ``w`` is the space part of
@@ -106,23 +121,20 @@ class PoincareLinear(_BallLayer):
         super().__init__(c)
         positive(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
-        # The paper's start: |v_k| of the input's size, half of it for the factor 2 of the logits.
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) * (2 * in_features) ** -0.5)
+        # Near the origin the layer is y = 2 W x: rows of norm 1/2 keep the size of a point, however deep.
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) * 0.5 * in_features**-0.5)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map points ``(*, in_features)`` to points ``(*, out_features)``."""
         width(x, self.in_features, "x", "in_features")
-        root = self.c**0.5
-        w = torch.sinh(root * _logits(x, self.weight, self.bias, self.c)) / root
-        square = self.c * w.square().sum(-1, keepdim=True)
-        return ops.projx(w / (1.0 + torch.sqrt(1.0 + square)), self.c)
+        return point_from_logits(_logits(x, self.weight, self.bias, self.c), self.c)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class PoincareEmbedding(_BallLayer):
+class PoincareEmbedding(BallLayer):
     """Embedding whose rows are points of the ball (Nickel and Kiela, NeurIPS 2017).
 
     The table is a :class:`geoopt.ManifoldParameter`: give it to a Riemannian optimiser.
