@@ -349,7 +349,8 @@ def kill_often(scenario: Scenario, base: Path, kills: int, rng: random.Random) -
                 process.kill()
             process.wait()
             out.kills += 1
-        until = time.monotonic() + 15
+        # A worker that is still importing looks for its parent when it has done so, however busy the machine.
+        until = time.monotonic() + 15 + 2 * out.undisturbed_seconds
         while (left := alive(below)) and time.monotonic() < until:
             time.sleep(0.1)
         out.orphans += len(left)
