@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 import yaml
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel
 from rich.console import Console
