@@ -19,6 +19,13 @@ class LorentzActivation(LorentzLayer):
         See :class:`~hyperkit.nn.LorentzLinear`.
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzActivation
+    >>> LorentzActivation("relu")(torch.tensor([1.5, -0.5, 1.0]))
+    tensor([1.4142, 0.0000, 1.0000])
     """
 
     def __init__(self, activation: Activation = "relu", *, c: LorentzCurvature = 1.0) -> None:
@@ -43,6 +50,13 @@ class LorentzDropout(LorentzLayer):
         Share of coordinates dropped while training.
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzDropout, geometry
+    >>> x = geometry("lorentz").random_normal(2, features=8)
+    >>> LorentzDropout(0.2)(x).shape
+    torch.Size([2, 9])
     """
 
     def __init__(self, p: float = 0.5, *, c: LorentzCurvature = 1.0) -> None:
@@ -76,6 +90,13 @@ class LorentzBatchNorm(LorentzLayer):
         Added to the variance.
     momentum : float
         Weight of a batch in the running statistics. The running mean moves along the geodesic.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzBatchNorm, geometry
+    >>> x = geometry("lorentz").random_normal(32, features=8)
+    >>> LorentzBatchNorm(8)(x).shape
+    torch.Size([32, 9])
     """
 
     running_mean: Tensor

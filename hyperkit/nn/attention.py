@@ -136,6 +136,13 @@ class LorentzAttention(LorentzLayer):
     double_backward : bool
         Write the softmax out instead of calling the fused kernel, which has no second derivative on the CPU.
         Needed under a gradient penalty.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzAttention, geometry
+    >>> x = geometry("lorentz").random_normal(2, 5, features=8)
+    >>> LorentzAttention(8, num_heads=2)(x, causal=True).shape
+    torch.Size([2, 5, 9])
     """
 
     def __init__(
@@ -342,6 +349,13 @@ class LorentzTransformerBlock(LorentzLayer, _Block):
         Of the linear layers.
     double_backward : bool
         See :class:`LorentzAttention`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzTransformerBlock, geometry
+    >>> x = geometry("lorentz").random_normal(2, 5, features=8)
+    >>> LorentzTransformerBlock(8, num_heads=2)(x).shape
+    torch.Size([2, 5, 9])
     """
 
     def __init__(

@@ -95,19 +95,42 @@ class LorentzConv1d(_LorentzConv):
         Add a bias.
     scale : float
         See :class:`~hyperkit.nn.LorentzLinear`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzConv1d, geometry
+    >>> x = geometry("lorentz").random_normal(2, 10, features=4).movedim(-1, 1)
+    >>> LorentzConv1d(4, 6, 3, padding=1)(x).shape
+    torch.Size([2, 7, 10])
     """
 
     ndim = 1
 
 
 class LorentzConv2d(_LorentzConv):
-    """Lorentz convolution of images ``(B, d + 1, H, W)``; arguments as in :class:`LorentzConv1d`."""
+    """Lorentz convolution of images ``(B, d + 1, H, W)``; arguments as in :class:`LorentzConv1d`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzConv2d, geometry
+    >>> x = geometry("lorentz").random_normal(2, 9, 9, features=4).movedim(-1, 1)
+    >>> LorentzConv2d(4, 6, 3, stride=2)(x).shape
+    torch.Size([2, 7, 4, 4])
+    """
 
     ndim = 2
 
 
 class LorentzConv3d(_LorentzConv):
-    """Lorentz convolution of volumes ``(B, d + 1, D, H, W)``; arguments as in :class:`LorentzConv1d`."""
+    """Lorentz convolution of volumes ``(B, d + 1, D, H, W)``; arguments as in :class:`LorentzConv1d`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzConv3d, geometry
+    >>> x = geometry("lorentz").random_normal(1, 5, 5, 5, features=4).movedim(-1, 1)
+    >>> LorentzConv3d(4, 6, 3)(x).shape
+    torch.Size([1, 7, 3, 3, 3])
+    """
 
     ndim = 3
 
@@ -130,6 +153,13 @@ class LorentzAvgPool2d(LorentzLayer):
         The kernel size by default.
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzAvgPool2d, geometry
+    >>> x = geometry("lorentz").random_normal(2, 6, 6, features=3).movedim(-1, 1)
+    >>> LorentzAvgPool2d(2)(x).shape
+    torch.Size([2, 4, 3, 3])
     """
 
     def __init__(self, kernel_size: int, stride: int | None = None, *, c: LorentzCurvature = 1.0) -> None:

@@ -19,6 +19,13 @@ class ExpMap0(LorentzLayer):
         Dimension, checked when given.
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import ExpMap0
+    >>> ExpMap0(3)(torch.zeros(2, 3))[0]
+    tensor([1., 0., 0., 0.])
     """
 
     def __init__(self, features: int | None = None, *, c: LorentzCurvature = 1.0) -> None:
@@ -50,6 +57,13 @@ class LorentzEmbedding(LorentzLayer):
     Notes
     -----
     Weights start at N(0, 1/d), so that points start at a distance of about 1 from the origin.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzEmbedding
+    >>> LorentzEmbedding(100, 8)(torch.tensor([[3, 1, 4]])).shape
+    torch.Size([1, 3, 9])
     """
 
     def __init__(

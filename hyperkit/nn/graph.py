@@ -64,6 +64,14 @@ class LorentzGraphConv(LorentzLayer):
         As in :class:`~hyperkit.nn.LorentzLinear`.
     self_loop : bool
         Count a node among its neighbours, with weight 1 (instead of writing it into the adjacency).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzGraphConv, geometry
+    >>> x = geometry("lorentz").random_normal(3, features=8)
+    >>> LorentzGraphConv(8, 4)(x, edge_index=torch.tensor([[0, 1], [1, 2]])).shape
+    torch.Size([3, 5])
     """
 
     def __init__(

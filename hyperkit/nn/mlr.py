@@ -36,6 +36,12 @@ class LorentzMLR(LorentzLayer):
         Curvature, > 0, or a manifold.
     bias : bool
         Add a bias for each class.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzMLR, geometry
+    >>> LorentzMLR(8, num_classes=3)(geometry("lorentz").random_normal(2, features=8)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(

@@ -77,6 +77,13 @@ class PoincareMLR(BallLayer):
         Curvature, > 0, or a manifold.
     bias : bool
         Learn offsets; without, all hyperplanes go through the origin.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import PoincareMLR
+    >>> PoincareMLR(8, num_classes=3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, features: int, num_classes: int, *, c: BallCurvature = 1.0, bias: bool = True) -> None:
@@ -151,6 +158,13 @@ class PoincareEmbedding(BallLayer):
         Spread of the points at the start (wrapped normal).
     sparse : bool
         Sparse gradients; :class:`hyperkit.optim.RiemannianAdam` and ``RiemannianSGD`` take them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import PoincareEmbedding
+    >>> PoincareEmbedding(100, 8)(torch.tensor([[3, 1, 4]])).shape
+    torch.Size([1, 3, 8])
     """
 
     def __init__(

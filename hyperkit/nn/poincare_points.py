@@ -39,8 +39,8 @@ class PoincareActivation(BallLayer):
     --------
     >>> import torch
     >>> from hyperkit.nn import PoincareActivation
-    >>> PoincareActivation("relu")(torch.tensor([0.5, -0.5]))
-    tensor([0.4237, 0.0000])
+    >>> PoincareActivation("relu")(torch.tensor([0.5, 0.0]))
+    tensor([0.5000, 0.0000])
     """
 
     def __init__(self, activation: Activation = "relu", *, c: BallCurvature = 1.0) -> None:

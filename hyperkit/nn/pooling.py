@@ -22,6 +22,14 @@ class LorentzConcat(LorentzLayer):
     ----------
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzConcat, geometry
+    >>> g = geometry("lorentz")
+    >>> x, y = g.random_normal(2, features=3), g.random_normal(2, features=4)
+    >>> LorentzConcat()(x, y).shape
+    torch.Size([2, 8])
     """
 
     def __init__(self, *, c: LorentzCurvature = 1.0) -> None:
@@ -64,7 +72,15 @@ def euclidean_split(x: Tensor, sizes: int | Sequence[int]) -> tuple[Tensor, ...]
 
 
 class LorentzCentroid(LorentzLayer):
-    """Weighted Lorentz centroid (HAEGAN's HCent): see :func:`hyperkit.ops.lorentz.centroid`."""
+    """Weighted Lorentz centroid (HAEGAN's HCent): see :func:`hyperkit.ops.lorentz.centroid`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzCentroid
+    >>> LorentzCentroid()(torch.tensor([[1.25, 0.75], [1.25, -0.75]]))
+    tensor([1., 0.])
+    """
 
     def __init__(self, *, c: LorentzCurvature = 1.0) -> None:
         super().__init__(c)

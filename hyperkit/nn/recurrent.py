@@ -28,6 +28,12 @@ class LorentzGRUCell(LorentzLayer):
         Curvature, > 0, or a manifold.
     scale : float
         See :class:`~hyperkit.nn.LorentzLinear`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzGRUCell, geometry
+    >>> LorentzGRUCell(8, 4)(geometry("lorentz").random_normal(2, features=8)).shape
+    torch.Size([2, 5])
     """
 
     def __init__(
@@ -54,7 +60,15 @@ class LorentzGRUCell(LorentzLayer):
 
 
 class LorentzGRU(LorentzLayer):
-    """:class:`LorentzGRUCell` along sequences ``(B, T, in_features + 1)``; arguments as there."""
+    """:class:`LorentzGRUCell` along sequences ``(B, T, in_features + 1)``; arguments as there.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzGRU, geometry
+    >>> states, last = LorentzGRU(8, 4)(geometry("lorentz").random_normal(2, 5, features=8))
+    >>> states.shape, last.shape
+    (torch.Size([2, 5, 5]), torch.Size([2, 5]))
+    """
 
     def __init__(
         self, in_features: int, features: int, *, c: LorentzCurvature = 1.0, scale: float = 10.0

@@ -20,6 +20,13 @@ class LorentzResidual(LorentzLayer):
         Curvature, > 0, or a manifold.
     weight : float
         ``w > 0`` at the start; learnable, as its logarithm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzResidual
+    >>> LorentzResidual()(torch.tensor([1.25, 0.75]), torch.tensor([1.25, -0.75])).detach()
+    tensor([1., 0.])
     """
 
     def __init__(self, *, c: LorentzCurvature = 1.0, weight: float = 1.0) -> None:
@@ -61,6 +68,12 @@ class LorentzLayerNorm(LorentzLayer):
         Curvature, > 0, or a manifold.
     eps : float
         Added to the variance.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzLayerNorm, geometry
+    >>> LorentzLayerNorm(8)(geometry("lorentz").random_normal(2, features=8)).shape
+    torch.Size([2, 9])
     """
 
     def __init__(self, features: int, *, c: LorentzCurvature = 1.0, eps: float = 1e-5) -> None:
@@ -99,6 +112,12 @@ class LorentzRMSNorm(LorentzLayer):
         Curvature, > 0, or a manifold.
     eps : float
         Added to the mean square.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzRMSNorm, geometry
+    >>> LorentzRMSNorm(8)(geometry("lorentz").random_normal(2, features=8)).shape
+    torch.Size([2, 9])
     """
 
     def __init__(self, features: int, *, c: LorentzCurvature = 1.0, eps: float = 1e-6) -> None:
@@ -124,6 +143,13 @@ class LorentzPositionalEncoding(LorentzLayer):
         Number of positions.
     c : float or Lorentz
         Curvature, > 0, or a manifold.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzPositionalEncoding, geometry
+    >>> x = geometry("lorentz").random_normal(2, 5, features=8)
+    >>> LorentzPositionalEncoding(8, max_length=100)(x).shape
+    torch.Size([2, 5, 9])
     """
 
     def __init__(self, features: int, max_length: int, *, c: LorentzCurvature = 1.0) -> None:
@@ -152,6 +178,13 @@ class LorentzChangeCurvature(nn.Module):
     ----------
     c_in, c_out : float or Lorentz
         Curvatures, > 0, or manifolds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hyperkit.nn import LorentzChangeCurvature
+    >>> LorentzChangeCurvature(1.0, 4.0)(torch.tensor([1.25, 0.75]))
+    tensor([0.6250, 0.3750])
     """
 
     def __init__(self, c_in: LorentzCurvature, c_out: LorentzCurvature) -> None:

@@ -21,27 +21,40 @@ if TYPE_CHECKING:
 _IDEAL_RADIUS = 16.0
 
 
-def _segments(x: Tensor, y: Tensor, n: int) -> Tensor:
+def _segments(x: Tensor, y: Tensor, n: int, reach: float | None = None) -> Tensor:
     """Geodesics from x to y ``(*, 2)``, as ``(*, n, 2)``, densest where the picture is largest.
 
-    Spaced evenly in length nearly all points of a long geodesic would fall on the edge: the parameter is the
-    square root of the distance from the point that is nearest to the origin.
+    The line is a circle through x and y about m with ``2 m.x = 1 + |x|^2``, ``2 m.y = 1 + |y|^2``. With
+    ``w = J((1+|y|^2) x - (1+|x|^2) y)/2`` and ``D = det(x, y)`` it is ``m = w/D``; the line's point nearest
+    to the origin is ``w/|w| D/(|w| + sqrt(|w|^2 - D^2))``, for straight lines (D = 0), too. The points are
+    laid out from there, where float64 has most digits, by the square root of their distance: evenly in length
+    nearly all of a long line would fall on the edge. With `reach` it goes on to this distance both ways.
     """
-    d = ops.dist(x, y)
-    # The foot of the origin on the geodesic: where the distance to it is least, by hyperbolic trigonometry.
-    a, b = ops.dist0(x), ops.dist0(y)
-    foot = torch.atanh(
-        ((torch.cosh(d) * torch.cosh(a) - torch.cosh(b)) / (torch.sinh(d) * torch.cosh(a)).clamp(min=1e-300))
-        .nan_to_num()
-        .clamp(-1 + 1e-12, 1 - 1e-12)
+    x2, y2 = (1.0 + p.square().sum(-1, keepdim=True) for p in (x, y))
+    w = 0.5 * _turn(y2 * x - x2 * y)
+    size = w.norm(dim=-1, keepdim=True)
+    same = size == 0
+    det = (x[..., :1] * y[..., 1:] - x[..., 1:] * y[..., :1]).clamp(-size, size)
+    axis = torch.where(same, torch.tensor([1.0, 0.0], dtype=x.dtype), w / torch.where(same, 1.0, size))
+    foot = axis * det / torch.where(same, 1.0, size + (size.square() - det.square()).clamp(min=0.0).sqrt())
+    along = _turn(axis)
+    low, high = (
+        ops.dist(foot, p, keepdim=True) * ((p - foot) * along).sum(-1, keepdim=True).sign() for p in (x, y)
     )
-    low, high = -foot, d - foot
-    root = torch.linspace(0, 1, n, dtype=x.dtype)
-    u = torch.lerp(_root(low).unsqueeze(-1), _root(high).unsqueeze(-1), root)
-    t = (u.square() * u.sign() - low.unsqueeze(-1)) / torch.where(d > 0, d, 1.0).unsqueeze(-1)
-    t = t.clamp(0.0, 1.0)
-    t[..., 0], t[..., -1] = 0.0, 1.0
-    return ops.geodesic(t, x.unsqueeze(-2), y.unsqueeze(-2))
+    if reach is not None:
+        low, high = (reach * (e - f).sign() for e, f in ((low, high), (high, low)))
+    root = torch.lerp(_root(low), _root(high), torch.linspace(0, 1, n, dtype=x.dtype)).unsqueeze(-1)
+    t = root.square() * root.sign()
+    curve = ops.mobius_add(foot.unsqueeze(-2), torch.tanh(0.5 * t) * along.unsqueeze(-2))
+    curve = torch.where(same.unsqueeze(-2), x.unsqueeze(-2), curve)
+    if reach is None:
+        curve[..., 0, :], curve[..., -1, :] = x, y
+    return curve
+
+
+def _turn(x: Tensor) -> Tensor:
+    """A quarter turn ``J x`` of ``(*, 2)``."""
+    return torch.stack([-x[..., 1], x[..., 0]], -1)
 
 
 def _root(x: Tensor) -> Tensor:
@@ -79,20 +92,11 @@ def geodesic(
         raise ValueError(f"samples must be >= 2, got {samples}")
     a, b = torch.broadcast_tensors(ball("x", x, c), ball("y", y, c))
     a, b = a.reshape(-1, 2), b.reshape(-1, 2)
-    if extend:
-        a, b = _ideal_ends(a, b)
-    curves = show(ax, _segments(a, b, samples))
+    if extend and bool((a == b).all(-1).any()):
+        raise ValueError("x and y must differ for extend=True: one point lies on many lines")
+    curves = show(ax, _segments(a, b, samples, _IDEAL_RADIUS if extend else None))
     style = {"lw": 1.2, "color": "#3f51b5", "zorder": 2, **style}
     return [ax.plot(line[:, 0], line[:, 1], **style)[0] for line in curves]
-
-
-def _ideal_ends(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    d = ops.dist(a, b, keepdim=True)
-    if bool((d == 0).any()):
-        raise ValueError("x and y must differ for extend=True: one point lies on many lines")
-    u, v = ops.logmap(a, b) / d, ops.logmap(b, a) / d
-    reach = _IDEAL_RADIUS + ops.dist0(a, keepdim=True)
-    return ops.expmap(b, -v * reach), ops.expmap(a, -u * reach)
 
 
 def circle(
