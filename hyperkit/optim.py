@@ -17,6 +17,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from hyperkit.manifolds.lorentz import Lorentz
+from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as ops
 
 _FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -215,11 +216,25 @@ class RiemannianAdam(_Riemannian):
     ) -> None:
         """One step of `x` and of the moments in `state`, in place."""
         beta1, beta2 = group["betas"]
-        if group["weight_decay"]:
-            grad = grad.add(x, alpha=group["weight_decay"])
         step = float(state["step"])
         correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
         m, v = state["exp_avg"], state["exp_avg_sq"]
+        if isinstance(manifold, Lorentz) and _fused.adam(
+            x,
+            grad,
+            m,
+            v,
+            state["max_exp_avg_sq"] if group["amsgrad"] else None,
+            rate=group["lr"] / correction1,
+            betas=group["betas"],
+            correction2=correction2,
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            c=manifold.c,
+        ):
+            return
+        if group["weight_decay"]:
+            grad = grad.add(x, alpha=group["weight_decay"])
         if manifold is None:
             rgrad, square = grad, grad * grad
         elif isinstance(manifold, Lorentz):

@@ -16,11 +16,13 @@ from hyperkit.nn._kernel_rows import join
 from hyperkit.nn._pairs import Pairs, pairs, unpack
 from hyperkit.nn.linear import LorentzLinear
 from hyperkit.nn.poincare import BallCurvature, PoincareLinear
+from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as ops
 from hyperkit.ops import poincare as ball
 from hyperkit.ops._poincare_core import ball_points
 
 Aggregation = Literal["mean", "attention", "gin"]
+_FUSED = {"distance": 0, "linear": 1, "gaussian": 2}  # correlations that the compiled kernel knows
 
 
 class _Score(nn.Module):
@@ -131,7 +133,37 @@ class _KernelConv(nn.Module):
         """Kernel points ``(K, in_features + 1)`` in Lorentz coordinates, the first at the origin."""
         return self.kernels.points()
 
+    def _fusable(self, x: Tensor) -> bool:
+        """Whether the compiled kernel does what this layer is set to."""
+        k = self.kernels
+        return (
+            k.model == "lorentz"
+            and self.aggregation == "mean"
+            and self.correlation in _FUSED
+            and k.activation is None
+            and not (k.dropout and self.training)
+            and _fused.conv_takes(self.c, x, k.weight, k.bias, k.log_scale)
+        )
+
     def _convolve(self, x: Tensor, graph: Pairs) -> Tensor:
+        if self._fusable(x):
+            k = self.kernels
+            assert k.log_scale is not None
+            out, total = _fused.conv(
+                x,
+                k.weight,
+                k.bias,
+                k.log_scale,
+                k.points(),
+                graph.source,
+                graph.target,
+                graph.weight,
+                graph.width,
+                _FUSED[self.correlation],
+                k.sigma,
+                float(self.c),
+            )
+            return torch.where(total == 0, x, out) if self.empty == "self" else out
         points, weight = self.kernels(x[graph.source], x[graph.target])
         if graph.weight is not None:
             weight = weight * graph.weight

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit.ops import _fused
 from hyperkit.ops._blocks import rowwise
 from hyperkit.ops._lorentz_metric import _radial, _time, from_space, haversine
 from hyperkit.ops._poincare_core import rotate
@@ -30,6 +31,9 @@ def expmap0(v: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     (v,) = floats(v=v)
+    fused = _fused.row(_fused.L_EXPMAP0, c, v)
+    if fused is not None:
+        return fused
     space = v[..., 1:]
     return from_space(sinhc(c * sq(space)) * space, c)
 
@@ -38,6 +42,9 @@ def logmap0(x: Tensor, c: Curvature = 1.0) -> Tensor:
     """Logarithmic map at the origin: ``[0, asinh(n)/n x_s]``, ``n = sqrt(c) |x_s|``; shape ``(*, d + 1)``."""
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
+    fused = _fused.row(_fused.L_LOGMAP0, c, x)
+    if fused is not None:
+        return fused
     xs = x[..., 1:]
     return torch.nn.functional.pad(asinhc(c * sq(xs)) * xs, (1, 0))
 
@@ -124,6 +131,9 @@ def logmap(x: Tensor, y: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, y = lorentz_points(c, x=x, y=y)
+    fused = _fused.row(_fused.L_LOGMAP, c, x, y)
+    if fused is not None:
+        return fused
     xs, ys = x[..., 1:], y[..., 1:]
     s = haversine(xs, ys, c)
     g, root = asinhc(s), torch.sqrt(1.0 + s)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature, curvature, floats, full_precision, lorentz_points
-from hyperkit.ops import _rows
+from hyperkit.ops import _fused, _rows
 from hyperkit.ops._blocks import gradients
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq
 
@@ -305,8 +305,10 @@ def sqdist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -
     """
     c = curvature(c)
     x, y = lorentz_points(c, x=x, y=y)
-    s = haversine(x[..., 1:], y[..., 1:], c)
-    out = (4.0 / c) * s * asinhc(s).square()
+    out = _fused.row(_fused.L_SQDIST, c, x, y)
+    if out is None:
+        s = haversine(x[..., 1:], y[..., 1:], c)
+        out = (4.0 / c) * s * asinhc(s).square()
     return out if keepdim else out.squeeze(-1)
 
 
@@ -317,8 +319,9 @@ def dist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> 
     """
     c = curvature(c)
     x, y = lorentz_points(c, x=x, y=y)
-    s = haversine(x[..., 1:], y[..., 1:], c)
-    out = (2.0 / c**0.5) * torch.asinh(safe_sqrt(s))
+    out = _fused.row(_fused.L_DIST, c, x, y)
+    if out is None:
+        out = (2.0 / c**0.5) * torch.asinh(safe_sqrt(haversine(x[..., 1:], y[..., 1:], c)))
     return out if keepdim else out.squeeze(-1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperkit import _checks
 from hyperkit._checks import Curvature, curvature, floats, full_precision
+from hyperkit.ops import _fused
 from hyperkit.ops._blocks import rowwise
 from hyperkit.ops._scalar import asinhc, dot, safe_sqrt, sq, tanhc, wide_sq
 
@@ -112,7 +113,9 @@ def dist(x: Tensor, y: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> 
     """
     c = curvature(c)
     x, y = ball_points(c, x=x, y=y)
-    out = (2.0 / c**0.5) * torch.asinh(safe_sqrt(half_chord(x, y, c)))
+    out = _fused.row(_fused.B_DIST, c, x, y)
+    if out is None:
+        out = (2.0 / c**0.5) * torch.asinh(safe_sqrt(half_chord(x, y, c)))
     return out if keepdim else out.squeeze(-1)
 
 
@@ -172,6 +175,9 @@ def expmap0(v: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     (v,) = floats(v=v)
+    fused = _fused.row(_fused.B_EXPMAP0, c, v)
+    if fused is not None:
+        return fused
     return projx(tanhc(c * sq(v)) * v, c)
 
 
@@ -179,6 +185,9 @@ def logmap0(x: Tensor, c: Curvature = 1.0) -> Tensor:
     """Logarithmic map at the origin, ``artanh(n)/n x`` with ``n = sqrt(c) |x|``, from the gap."""
     c = curvature(c)
     (x,) = ball_points(c, x=x)
+    fused = _fused.row(_fused.B_LOGMAP0, c, x)
+    if fused is not None:
+        return fused
     g = gap(x, c)
     return (asinhc(c * sq(x) / g) * torch.rsqrt(g)) * x
 
@@ -198,6 +207,9 @@ def mobius_add(x: Tensor, y: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, y = ball_points(c, x=x, y=y)
+    fused = _fused.row(_fused.B_ADD, c, x, y)
+    if fused is not None:
+        return fused
     return projx(_add(x, y, gap(x, c), gap(y, c), c), c)
 
 
@@ -233,6 +245,9 @@ def logmap(x: Tensor, y: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, y = ball_points(c, x=x, y=y)
+    fused = _fused.row(_fused.B_LOGMAP, c, x, y)
+    if fused is not None:
+        return fused
     gx, gy = gap(x, c), gap(y, c)
     e = y - x
     e2 = c * sq(e)

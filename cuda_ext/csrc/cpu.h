@@ -1,0 +1,23 @@
+// The kernels of one instruction set, by pointer: what shim.cpp calls.
+#pragma once
+#include "hk_args.h"
+
+struct hk_table {
+  const char* name;
+  hk_int (*conv_scratch)(int d, int o, int k, int backward);
+  void (*conv)(const hk_conv_args&, hk_int begin, hk_int end, float* scratch);
+  void (*conv_backward)(const hk_conv_args&, const hk_conv_grad&, hk_int begin, hk_int end, float* scratch);
+  void (*adam)(const hk_adam_args&, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
+               float* v, float* largest);
+  void (*row)(int kind, const float* const* in, float* out, hk_int begin, hk_int end, int d, float c);
+  void (*row_backward)(int kind, const float* const* in, const float* grad, float* const* out, hk_int begin,
+                       hk_int end, int d, float c);
+  void (*tanimoto)(const hk_word* query, const hk_word* reference, const int* sizes, hk_int m, int words,
+                   float* out, hk_int begin, hk_int end);
+  void (*columns)(const hk_word* columns, hk_int words, const hk_int* starts, const hk_int* sizes,
+                  hk_int groups, const unsigned char* query, int bytes, float* out, hk_int begin, hk_int end);
+};
+
+extern "C" const hk_table* hk_table_base();
+extern "C" const hk_table* hk_table_avx2();
+extern "C" const hk_table* hk_table_avx512();

@@ -1,0 +1,213 @@
+// Gradients of hk_conv.h. A pair is computed again from its inputs; nothing of it was kept.
+#pragma once
+#include "hk_conv.h"
+
+namespace HK_NS {
+
+template <class G, int O>
+HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
+  float all = a.total[n];
+  if (all == 0.0f) return;  // nobody: the output does not depend on anything
+  centre(n);
+  const Scratch t = s;
+  float scale = all > 0.0f ? 1.0f / all : 1.0f;
+  const float *sums = a.sums + n * (o + 1), *out = b.grad + n * (o + 1);
+  float q, along;
+  g.sum2(
+      o,
+      [&](int i, float& square, float& product) {
+        float m = sums[1 + i] * scale;
+        square += m * m;
+        product += m * out[1 + i];
+      },
+      q, along);
+  float time = sums[0] * scale;
+  float rr = normalizer(time, q, all > 0.0f ? 1.0f : 0.0f);
+  float tt = sqrt_(q * rr * rr + 1.0f / a.c);
+  float g_square = -0.5f * rr * rr * rr * (along + out[0] * q * rr / tt);
+  float twice = out[0] * rr * rr / tt - 2.0f * a.c * g_square;
+  float c = a.c;
+  int outs = o;
+  g.each(o, [&](int i) { t.gacc[i] = scale * (rr * out[1 + i] + twice * sums[1 + i] * scale); });
+  g.each(1, [&](int) { t.gacc[outs] = scale * 2.0f * c * time * g_square; });
+  g.each(row, [&](int e) { t.node[e] = 0.0f; });
+  for (hk_int e = a.begin[n]; e < a.begin[n + 1]; ++e) {
+    if (a.weight[e] == 0.0f && b.weight == nullptr) continue;
+    pair_backward(e, n, b);
+  }
+  const G& group = g;
+  float* product = b.product + n * row;
+  g.each(row, [&](int e) { group.add(product + e, t.node[e]); });
+}
+
+template <class G, int O>
+HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) {
+  hk_int neighbour = a.source[e];
+  const G& group = g;
+  pair_forward(neighbour);
+  const Scratch t = s;
+  const int outs = o, space = k * o, kernels = k;
+  const float c = a.c, rc = 1.0f / sqrt_(a.c), eps = a.eps, sigma = a.sigma;
+  // The pair's point: [time, r mean], weight times gacc is its gradient.
+  float weight = a.weight[e] * reach;
+  float time = sqrt_(square_mean * r * r + 1.0f / c);
+  float along = g.sum(o, [&](int i) { return t.mean[i] * t.gacc[i]; }, 0.0f);
+  float g_weight = r * along + time * t.gacc[outs];
+  if (b.weight != nullptr) {
+    float value = g_weight * reach;
+    float* place = b.weight + e;
+    g.each(1, [&](int) { *place = value; });
+    if (a.weight[e] == 0.0f) return;
+  }
+  float g_reach = g_weight * a.weight[e];
+  float g0 = weight * t.gacc[outs];
+  float g_square = -0.5f * r * r * r * (weight * along + g0 * square_mean * r / time);
+  float g_m0 = 2.0f * c * m0 * g_square;
+  float twice = g0 * r * r / time - 2.0f * c * g_square;
+  float rn = r;
+  g.each(o, [&](int i) { t.gm[i] = rn * weight * t.gacc[i] + twice * t.mean[i]; });
+
+  g.rows(
+      k, o, 0.0f, [&](int j, int i) { return t.y[j * outs + i] * t.gm[i]; },
+      [&](int j, float v) { t.along[j] = v; });
+  int kind = k == 1 && a.correlation == 0 ? 3 : a.correlation;
+  const float* scales = a.scale;
+  float* g_scale = b.scale;
+  g.each(k, [&](int j) {
+    float w = t.w[j], f = t.f[j], tm = t.t[j], qq = t.q[j], ex = t.excess[j], gate = t.gate[j];
+    float g_f = w * (t.along[j] + g_m0 * f * qq / tm);
+    t.gq[j] = 2.0f * (0.5f * f * (g_m0 * w * f / tm - g_f / (qq + eps)));
+    t.gu[j] = w * f;
+    float g_excess = g_f * (ex + rc) / (f * (qq + eps));
+    t.gate[j] = g_excess * gate;  // by the scale
+    t.excess[j] = g_excess * scales[j] * gate * (1.0f - gate);  // by the gate's logit
+    t.gw[j] = f * t.along[j] + g_m0 * tm;
+  });
+  g.each(k, [&](int j) { group.add(g_scale + j, t.gate[j]); });
+  float mean_gw = 0.0f;
+  if (kind == 2) mean_gw = g.sum(k, [&](int j) { return t.w[j] * t.gw[j]; }, 0.0f);
+  float aw = plus;
+  g.each(k, [&](int j) {
+    float dist = t.dist[j], w = t.w[j], g_d = 0.0f;
+    if (kind == 0) g_d = t.gw[j];
+    if (kind == 1) g_d = dist < sigma ? ((kernels == 1 ? 0.0f : t.gw[j]) + g_reach) * (-1.0f / sigma) : 0.0f;
+    if (kind == 2) g_d = w * (t.gw[j] - mean_gw) * (-dist / (sigma * sigma));
+    // sinh^2(x) has derivative sinh(2x) = 2 sinh(x) cosh(x); x = sqrt(c) D/2
+    float h = 0.5f * dist / rc;
+    float e2 = exp_(h), sh = 0.5f * (e2 - 1.0f / e2), ch = 0.5f * (e2 + 1.0f / e2);
+    float small = h * (1.0f + h * h * (1.0f / 6.0f + h * h * (1.0f / 120.0f + h * h / 5040.0f)));
+    sh = h < 0.5f ? small : sh;
+    // A quotient of 0 by 0 at a kernel point, where the subgradient is 0.
+    t.gd[j] = dist > 0.0f ? 0.5f * g_d * rc / (sh * ch) : (dist == 0.0f ? 0.0f : dist);
+  });
+
+  // Through the linear layers: gy = gq y + gu gm, and the gate.
+  float kap = (float)kappa, z_time = z0;
+  float g_kappa = 0.0f, g_z0 = 0.0f;
+  const float *u = up, *first = a.first;
+  float *g_first = b.first, *g_bias = b.bias;
+  if (fast) {
+    float* product = b.product + neighbour * row;
+    for (int j = 0; j < k; ++j) {
+      float gqj = t.gq[j], guj = t.gu[j];
+      float by_kappa, by_time;
+      g.sum2(
+          o,
+          [&](int i, float& sk, float& st) {
+            int x = j * outs + i;
+            float gy = gqj * t.y[x] + guj * t.gm[i];
+            group.add(product + x, gy);
+            t.node[x] += (-1.0f - kap) * gy;
+            group.add(g_bias + x, gy);
+            group.add(g_first + x, gy * z_time);
+            sk -= gy * u[x];
+            st += gy * first[x];
+          },
+          by_kappa, by_time);
+      g_kappa += by_kappa;
+      g_z0 += by_time;
+    }
+    float by_kappa, by_time;
+    g.sum2(
+        k,
+        [&](int j, float& sk, float& st) {
+          int x = space + j;
+          float gy = t.excess[j];
+          group.add(product + x, gy);
+          t.node[x] += (-1.0f - kap) * gy;
+          group.add(g_bias + x, gy);
+          group.add(g_first + x, gy * z_time);
+          sk -= gy * u[x];
+          st += gy * first[x];
+        },
+        by_kappa, by_time);
+    g_kappa += by_kappa;
+    g_z0 += by_time;
+    g.sync();
+  } else {
+    g.each(space, [&](int x) {
+      int j = x / outs;
+      t.y[x] = t.gq[j] * t.y[x] + t.gu[j] * t.gm[x - j * outs];
+    });
+    g.each(k, [&](int j) { t.y[space + j] = t.excess[j]; });
+    g_z0 = g.sum(
+        row,
+        [&](int x) {
+          float gy = t.y[x];
+          group.add(g_bias + x, gy);
+          group.add(g_first + x, gy * z_time);
+          return gy * first[x];
+        },
+        0.0f);
+  }
+
+  // Through the distances and the relative feature, in higher precision as on the way there.
+  const float *ker = a.kernels, *matrix = a.matrix;
+  int width = d + 1, rows_ = row;
+  bool direct = !fast;
+  wide g_a = wide(g_z0) / sqrt_(wide(a.c));  // z_0 = (1 + a)/sqrt(c)
+  for (int j = 0; j < k; ++j) g_a += wide(t.gd[j]) * (wide(1.0f) + t.kernel_b[j]);
+  wide by_z = g_a * wide(c) / (wide(1.0f) + wide(aw));  // da/dz = c z/(1 + a)
+  const float* centre_ = p;
+  g.each(d, [&](int i) {
+    wide sum = by_z * t.zw[i];
+    float more = 0.0f, kern = 0.0f;
+    for (int j = 0; j < kernels; ++j) kern += t.gd[j] * ker[j * width + 1 + i];
+    if (direct)
+      for (int x = 0; x < rows_; ++x) more += matrix[(hk_int)x * (width - 1) + i] * t.y[x];
+    t.gz[i] = sum + wide(more - c * kern);
+  });
+  if (direct) {
+    float* g_matrix = b.matrix;
+    for (int x = 0; x < row; ++x) {
+      float gy = t.y[x];
+      g.each(d, [&](int i) { group.add(g_matrix + (hk_int)x * (width - 1) + i, gy * t.z[i]); });
+    }
+  }
+  if (b.kernels != nullptr) {
+    float* g_kernels = b.kernels;
+    for (int j = 0; j < k; ++j) {
+      float gt = t.gd[j], kb = (float)t.kernel_b[j];
+      float by_b = gt * (1.0f + aw) * c / (1.0f + kb);
+      g.each(d, [&](int i) {
+        group.add(g_kernels + j * width + 1 + i, by_b * ker[j * width + 1 + i] - c * gt * t.z[i]);
+      });
+    }
+  }
+  wide gzp = g.sum(d, [&](int i) { return t.gz[i] * wide(centre_[i]); }, wide(0.0f));
+  wide gk = wide(g_kappa) - gzp;
+  wide den = wide(1.0f) + root * tp;
+  wide g_dt = root * gk;
+  wide g_px = -(wide(c) * gk / den);
+  wide g_tp = gk * wide(c) * root * px / (den * den) - g_dt;
+  wide over_x = g_dt / tx, over_p = g_tp / tp, kw = kappa;
+  const float* x = a.x + neighbour * (d + 1) + 1;
+  float *gx = b.x + neighbour * (d + 1) + 1, *gp = b.x + n * (d + 1) + 1;
+  g.each(d, [&](int i) {
+    wide xi = wide(x[i]), pi = wide(centre_[i]), gz = t.gz[i];
+    group.add(gx + i, (float)(gz + over_x * xi + g_px * pi));
+    group.add(gp + i, (float)(over_p * pi - gz - kw * gz + g_px * ((xi - pi) - pi)));
+  });
+}
+
+}  // namespace HK_NS

@@ -1,0 +1,411 @@
+// The operators of torch.ops.hyperkit_ext over torch's stable ABI: one binary for torch 2.10 and later, no
+// Python. Every shape, dtype, stride and device is checked here; the kernels trust their arguments.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cpu.h"
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+namespace {
+
+const hk_table* choose() {
+  const char* wanted = std::getenv("HYPERKIT_ISA");
+  bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                __builtin_cpu_supports("avx512vpopcntdq");
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (wanted != nullptr && std::strcmp(wanted, "base") == 0) return hk_table_base();
+  if (wanted != nullptr && std::strcmp(wanted, "avx2") == 0 && avx2) return hk_table_avx2();
+  if (avx512) return hk_table_avx512();
+  return avx2 ? hk_table_avx2() : hk_table_base();
+}
+
+const hk_table& table() {
+  static const hk_table* chosen = choose();
+  return *chosen;
+}
+
+void check(const Tensor& t, const char* name, ScalarType type, int64_t dims) {
+  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(t.scalar_type() == type, name, " has the wrong dtype");
+  STD_TORCH_CHECK(dims < 0 || t.dim() == dims, name, " must have ", dims, " dimensions, got ", t.dim());
+  STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+}
+
+void same(int64_t got, int64_t wanted, const char* what) {
+  STD_TORCH_CHECK(got == wanted, what, " must be ", wanted, ", got ", got);
+}
+
+template <class T>
+const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// Aligned scratch: a cache line, which is also the widest register.
+struct Buffer {
+  explicit Buffer(int64_t floats, bool zero = false)
+      : memory(static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64 + 64))) {
+    STD_TORCH_CHECK(memory != nullptr, "out of memory for ", floats, " floats of scratch");
+    if (zero) std::memset(memory, 0, floats * 4);
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { std::free(memory); }
+  float* memory;
+};
+
+int64_t isa() {
+  const char* name = table().name;
+  return std::strcmp(name, "base") == 0 ? 0 : (std::strcmp(name, "avx2") == 0 ? 1 : 2);
+}
+
+// ---- Tanimoto -------------------------------------------------------------------------------------------
+
+Tensor tanimoto_max(Tensor query, Tensor reference) {
+  check(query, "query", ScalarType::Byte, 2);
+  check(reference, "reference", ScalarType::Byte, 2);
+  same(reference.size(1), query.size(1), "the number of bytes of reference");
+  STD_TORCH_CHECK(query.size(1) > 0 && query.size(1) % 8 == 0, "rows must hold whole 64-bit words, got ",
+                  query.size(1), " bytes");
+  STD_TORCH_CHECK(reference.size(0) > 0, "reference must not be empty");
+  int words = static_cast<int>(query.size(1) / 8);
+  Tensor result = torch::stable::new_empty(query, {query.size(0)}, ScalarType::Float);
+  const hk_word *q = in<hk_word>(query), *r = in<hk_word>(reference);
+  hk_int m = reference.size(0);
+  std::vector<int> sizes(m);
+  for (hk_int i = 0; i < m; ++i) {
+    int s = 0;
+    for (int w = 0; w < words; ++w) s += __builtin_popcountll(r[i * words + w]);
+    sizes[i] = s;
+  }
+  float* to = out<float>(result);
+  torch::stable::parallel_for(0, query.size(0), 8, [&](int64_t begin, int64_t end) {
+    table().tanimoto(q, r, sizes.data(), m, words, to, begin, end);
+  });
+  return result;
+}
+
+Tensor tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor sizes) {
+  check(query, "query", ScalarType::Byte, 2);
+  check(columns, "columns", ScalarType::Long, 2);
+  check(starts, "starts", ScalarType::Long, 1);
+  check(sizes, "sizes", ScalarType::Long, 1);
+  same(columns.size(0), query.size(1) * 8, "the number of columns");
+  STD_TORCH_CHECK(columns.size(0) <= 1023 + 1, "at most 1024 bits are supported, got ", columns.size(0));
+  same(sizes.size(0), starts.size(0), "the number of sizes");
+  const hk_int *s = in<hk_int>(starts), *z = in<hk_int>(sizes);
+  hk_int groups = starts.size(0), words = columns.size(1);
+  STD_TORCH_CHECK(groups > 0 && s[0] == 0, "starts must begin with 0");
+  for (hk_int j = 1; j < groups; ++j)
+    STD_TORCH_CHECK(s[j] > s[j - 1] && s[j] < words && z[j] > z[j - 1], "starts and sizes must grow");
+  Tensor result = torch::stable::new_empty(query, {query.size(0)}, ScalarType::Float);
+  const unsigned char* q = in<unsigned char>(query);
+  const hk_word* c = in<hk_word>(columns);
+  int bytes = static_cast<int>(query.size(1));
+  for (int64_t i = 0, all; i < query.size(0); ++i) {
+    all = 0;
+    for (int b = 0; b < bytes; ++b) all += __builtin_popcount(q[i * bytes + b]);
+    STD_TORCH_CHECK(all < 1024, "a query with all 1024 bits set is not supported");
+  }
+  float* to = out<float>(result);
+  torch::stable::parallel_for(0, query.size(0), 1, [&](int64_t begin, int64_t end) {
+    table().columns(c, words, s, z, groups, q, bytes, to, begin, end);
+  });
+  return result;
+}
+
+// ---- rows -----------------------------------------------------------------------------------------------
+
+constexpr int KINDS = 10;
+bool lorentz(int64_t kind) { return kind <= 4; }
+bool scalar(int64_t kind) { return kind == 0 || kind == 1 || kind == 5; }
+bool two(int64_t kind) { return kind <= 2 || kind == 5 || kind >= 8; }
+
+void check_rows(int64_t kind, const Tensor& x, const std::optional<Tensor>& y, double c) {
+  STD_TORCH_CHECK(kind >= 0 && kind < KINDS, "kind must be 0 to ", KINDS - 1, ", got ", kind);
+  check(x, "x", ScalarType::Float, 2);
+  STD_TORCH_CHECK(x.size(1) >= 1 + lorentz(kind), "x has too few columns: ", x.size(1));
+  STD_TORCH_CHECK(x.size(1) < (int64_t(1) << 30), "x has too many columns: ", x.size(1));
+  STD_TORCH_CHECK(y.has_value() == two(kind), "kind ", kind, two(kind) ? " needs y" : " takes no y");
+  if (y.has_value()) {
+    check(*y, "y", ScalarType::Float, 2);
+    same(y->size(0), x.size(0), "the number of rows of y");
+    same(y->size(1), x.size(1), "the number of columns of y");
+  }
+  STD_TORCH_CHECK(c > 0, "c must be > 0, got ", c);
+}
+
+int64_t grain(int64_t width) { return width > 32768 ? 1 : 32768 / width; }
+
+Tensor row(int64_t kind, Tensor x, std::optional<Tensor> y, double c) {
+  check_rows(kind, x, y, c);
+  Tensor result =
+      scalar(kind) ? torch::stable::new_empty(x, {x.size(0), 1}) : torch::stable::empty_like(x);
+  const float* from[2] = {in<float>(x), y.has_value() ? in<float>(*y) : nullptr};
+  float* to = out<float>(result);
+  int d = static_cast<int>(x.size(1) - lorentz(kind));
+  torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
+    table().row(static_cast<int>(kind), from, to, begin, end, d, static_cast<float>(c));
+  });
+  return result;
+}
+
+std::tuple<Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Tensor> y, Tensor grad, double c,
+                                        bool first, bool second) {
+  check_rows(kind, x, y, c);
+  check(grad, "grad", ScalarType::Float, 2);
+  same(grad.size(0), x.size(0), "the number of rows of grad");
+  same(grad.size(1), scalar(kind) ? 1 : x.size(1), "the number of columns of grad");
+  STD_TORCH_CHECK(first || two(kind), "the gradient of x is the only one there is");
+  second = second && two(kind);
+  Tensor gx = first ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor gy = second ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  const float* from[2] = {in<float>(x), y.has_value() ? in<float>(*y) : nullptr};
+  float* to[2] = {first ? out<float>(gx) : nullptr, second ? out<float>(gy) : nullptr};
+  const float* g = in<float>(grad);
+  int d = static_cast<int>(x.size(1) - lorentz(kind));
+  torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
+    table().row_backward(static_cast<int>(kind), from, g, to, begin, end, d, static_cast<float>(c));
+  });
+  return {gx, gy};
+}
+
+// ---- Adam -----------------------------------------------------------------------------------------------
+
+void adam(Tensor x, Tensor grad, Tensor m, Tensor v, std::optional<Tensor> largest, double rate, double beta1,
+          double beta2, double correction2, double eps, double weight_decay, double c) {
+  check(x, "x", ScalarType::Float, 2);
+  check(grad, "grad", ScalarType::Float, 2);
+  check(m, "m", ScalarType::Float, 2);
+  check(v, "v", ScalarType::Float, 2);
+  STD_TORCH_CHECK(x.size(1) >= 2, "x must have shape (n, d + 1), got ", x.size(1), " columns");
+  for (const Tensor* t : {&grad, &m}) {
+    same(t->size(0), x.size(0), "the number of rows of grad and m");
+    same(t->size(1), x.size(1), "the number of columns of grad and m");
+  }
+  same(v.size(0), x.size(0), "the number of rows of v");
+  same(v.size(1), 1, "the number of columns of v");
+  if (largest.has_value()) {
+    check(*largest, "largest", ScalarType::Float, 2);
+    same(largest->numel(), x.size(0), "the number of rows of largest");
+  }
+  STD_TORCH_CHECK(c > 0, "c must be > 0, got ", c);
+  hk_adam_args a{static_cast<float>(rate),
+                 static_cast<float>(beta1),
+                 static_cast<float>(beta2),
+                 static_cast<float>(1.0 / correction2),
+                 static_cast<float>(eps),
+                 static_cast<float>(weight_decay),
+                 static_cast<float>(c),
+                 largest.has_value()};
+  int d = static_cast<int>(x.size(1) - 1);
+  float *px = out<float>(x), *pm = out<float>(m), *pv = out<float>(v);
+  const float* pg = in<float>(grad);
+  float* pl = largest.has_value() ? out<float>(*largest) : nullptr;
+  torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
+    table().adam(a, begin, end, d, px, pg, pm, pv, pl);
+  });
+}
+
+// ---- HKConv ---------------------------------------------------------------------------------------------
+
+struct Conv {
+  hk_conv_args a;
+  Tensor product;
+  int64_t pairs, row;
+};
+
+Conv conv_check(const Tensor& x, const Tensor& matrix, const Tensor& first, const Tensor& bias,
+                const Tensor& scale, const Tensor& kernels, const Tensor& begin, const Tensor& source,
+                const Tensor& weight, int64_t correlation, double sigma, double c) {
+  check(x, "x", ScalarType::Float, 2);
+  check(matrix, "matrix", ScalarType::Float, 2);
+  check(first, "first", ScalarType::Float, 1);
+  check(bias, "bias", ScalarType::Float, 1);
+  check(scale, "scale", ScalarType::Float, 1);
+  check(kernels, "kernels", ScalarType::Float, 2);
+  check(begin, "begin", ScalarType::Long, 1);
+  check(source, "source", ScalarType::Long, 1);
+  check(weight, "weight", ScalarType::Float, 1);
+  int64_t n = x.size(0), d = x.size(1) - 1, k = kernels.size(0), row = matrix.size(0);
+  STD_TORCH_CHECK(d >= 1, "x must have shape (n, d + 1), got ", x.size(1), " columns");
+  STD_TORCH_CHECK(k >= 1 && row % k == 0 && row / k >= 2, "matrix must have K (o + 1) rows for K = ", k,
+                  " kernels, got ", row);
+  same(matrix.size(1), d, "the number of columns of matrix");
+  same(kernels.size(1), d + 1, "the number of columns of kernels");
+  same(first.size(0), row, "the length of first");
+  same(bias.size(0), row, "the length of bias");
+  same(scale.size(0), k, "the length of scale");
+  same(begin.size(0), n + 1, "the length of begin");
+  int64_t pairs = source.size(0);
+  same(weight.size(0), pairs, "the length of weight");
+  STD_TORCH_CHECK(correlation >= 0 && correlation <= 2, "correlation must be 0, 1 or 2, got ", correlation);
+  STD_TORCH_CHECK(sigma > 0 && c > 0, "sigma and c must be > 0, got ", sigma, " and ", c);
+  const hk_int *b = in<hk_int>(begin), *s = in<hk_int>(source);
+  STD_TORCH_CHECK(b[0] == 0 && b[n] == pairs, "begin must go from 0 to the number of pairs ", pairs);
+  for (int64_t i = 0; i < n; ++i) STD_TORCH_CHECK(b[i] <= b[i + 1], "begin must not fall, at node ", i);
+  for (int64_t e = 0; e < pairs; ++e)
+    STD_TORCH_CHECK(s[e] >= 0 && s[e] < n, "source must name nodes 0 to ", n - 1, ", got ", s[e]);
+  Conv r;
+  Tensor view = x;
+  Tensor space = torch::stable::narrow(view, 1, 1, d);
+  Tensor plain = matrix;
+  r.product = torch::stable::matmul(space, torch::stable::transpose(plain, 0, 1));
+  r.a = hk_conv_args{in<float>(x),     in<float>(r.product),
+                     in<float>(matrix), in<float>(first),
+                     in<float>(bias),  in<float>(scale),
+                     in<float>(kernels), b,
+                     s,                in<float>(weight),
+                     nullptr,          nullptr,
+                     nullptr,          n,
+                     static_cast<int>(d), static_cast<int>(row / k - 1),
+                     static_cast<int>(k), static_cast<int>(correlation),
+                     static_cast<float>(sigma), static_cast<float>(c),
+                     1e-4f,            1e-8f};
+  r.pairs = pairs;
+  r.row = row;
+  return r;
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale,
+                                        Tensor kernels, Tensor begin, Tensor source, Tensor weight,
+                                        int64_t correlation, double sigma, double c) {
+  Conv r = conv_check(x, matrix, first, bias, scale, kernels, begin, source, weight, correlation, sigma, c);
+  int64_t n = x.size(0), o = r.a.o;
+  Tensor result = torch::stable::new_empty(x, {n, o + 1}), sums = torch::stable::new_empty(x, {n, o + 1});
+  Tensor total = torch::stable::new_empty(x, {n, 1});
+  r.a.out = out<float>(result);
+  r.a.total = out<float>(total);
+  r.a.sums = out<float>(sums);
+  hk_int floats = table().conv_scratch(r.a.d, r.a.o, r.a.k, 0);
+  torch::stable::parallel_for(0, n, 16, [&](int64_t b, int64_t e) {
+    Buffer scratch(floats);
+    table().conv(r.a, b, e, scratch.memory);
+  });
+  return {result, total, sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward(
+    Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin,
+    Tensor source, Tensor weight, int64_t correlation, double sigma, double c, Tensor total, Tensor sums,
+    Tensor grad, bool by_kernels, bool by_weight) {
+  Conv r = conv_check(x, matrix, first, bias, scale, kernels, begin, source, weight, correlation, sigma, c);
+  int64_t n = x.size(0), d = r.a.d, o = r.a.o, k = r.a.k, row = r.row;
+  check(total, "total", ScalarType::Float, 2);
+  check(sums, "sums", ScalarType::Float, 2);
+  check(grad, "grad", ScalarType::Float, 2);
+  same(total.numel(), n, "the number of rows of total");
+  same(sums.size(0), n, "the number of rows of sums");
+  same(sums.size(1), o + 1, "the number of columns of sums");
+  same(grad.size(0), n, "the number of rows of grad");
+  same(grad.size(1), o + 1, "the number of columns of grad");
+  r.a.total = out<float>(total);
+  r.a.sums = out<float>(sums);
+  Tensor gx = torch::stable::new_zeros(x, {n, d + 1}), gp = torch::stable::new_zeros(x, {n, row});
+  Tensor gm = torch::stable::new_zeros(matrix, {row, d}), gf = torch::stable::new_zeros(first, {row});
+  Tensor gb = torch::stable::new_zeros(bias, {row}), gs = torch::stable::new_zeros(scale, {k});
+  Tensor gk = torch::stable::new_zeros(kernels, {by_kernels ? k : 0, d + 1});
+  Tensor gw = torch::stable::new_zeros(weight, {by_weight ? r.pairs : 0});
+  hk_int floats = table().conv_scratch(r.a.d, r.a.o, r.a.k, 1);
+
+  // What several nodes add to: every worker but the first has its own copy. At most eight workers, for memory.
+  struct Part {
+    int64_t size;
+    float* whole;
+  };
+  const Part parts[7] = {{n * (d + 1), out<float>(gx)}, {n * row, out<float>(gp)},  {row * d, out<float>(gm)},
+                         {row, out<float>(gf)},         {row, out<float>(gb)},      {k, out<float>(gs)},
+                         {by_kernels ? k * (d + 1) : 0, out<float>(gk)}};
+  int64_t all = 0;
+  for (const Part& p : parts) all += (p.size + 15) / 16 * 16;
+  int64_t workers = torch::stable::get_num_threads();
+  if (workers > 8) workers = 8;
+  if (workers > n) workers = n > 0 ? n : 1;
+  std::vector<std::unique_ptr<Buffer>> copies;
+  for (int64_t i = 1; i < workers; ++i) copies.push_back(std::make_unique<Buffer>(all, true));
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t b, int64_t e) {
+    for (int64_t i = b; i < e; ++i) {
+      float* at[7];
+      float* next = i == 0 ? nullptr : copies[i - 1]->memory;
+      for (int j = 0; j < 7; ++j) {
+        at[j] = i == 0 ? parts[j].whole : next;
+        if (i != 0) next += (parts[j].size + 15) / 16 * 16;
+      }
+      hk_conv_grad g{in<float>(grad), at[0], at[1], at[2], at[3], at[4], at[5],
+                     by_kernels ? at[6] : nullptr, by_weight ? out<float>(gw) : nullptr};
+      Buffer scratch(floats);
+      table().conv_backward(r.a, g, n * i / workers, n * (i + 1) / workers, scratch.memory);
+    }
+  });
+  for (const auto& copy : copies) {
+    float* next = copy->memory;
+    for (const Part& p : parts) {
+      float* to = p.whole;
+      const float* from = next;
+      torch::stable::parallel_for(0, p.size, 65536, [&](int64_t b, int64_t e) {
+        for (int64_t i = b; i < e; ++i) to[i] += from[i];
+      });
+      next += (p.size + 15) / 16 * 16;
+    }
+  }
+  // product = x_s matrix^T
+  Tensor view = x;
+  Tensor by_matrix = torch::stable::matmul(torch::stable::transpose(gp, 0, 1), torch::stable::narrow(view, 1, 1, d));
+  Tensor by_x = torch::stable::matmul(gp, matrix);
+  const float *pm = in<float>(by_matrix), *px = in<float>(by_x);
+  float *tm = out<float>(gm), *tx = out<float>(gx);
+  for (int64_t i = 0; i < row * d; ++i) tm[i] += pm[i];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < d; ++j) tx[i * (d + 1) + 1 + j] += px[i * d + j];
+  return {gx, gm, gf, gb, gs, gk, gw};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(hyperkit_ext, m) {
+  m.def("isa() -> int");
+  m.def("tanimoto_max(Tensor query, Tensor reference) -> Tensor");
+  m.def("tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor sizes) -> Tensor");
+  m.def("row(int kind, Tensor x, Tensor? y, float c) -> Tensor");
+  m.def(
+      "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> (Tensor, "
+      "Tensor)");
+  m.def(
+      "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, float "
+      "beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()");
+  m.def(
+      "conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin, "
+      "Tensor source, Tensor weight, int correlation, float sigma, float c) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "conv_backward(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor "
+      "begin, Tensor source, Tensor weight, int correlation, float sigma, float c, Tensor total, Tensor sums, "
+      "Tensor grad, bool by_kernels, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hyperkit_ext, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
+
+STABLE_TORCH_LIBRARY_IMPL(hyperkit_ext, CPU, m) {
+  m.impl("tanimoto_max", TORCH_BOX(&tanimoto_max));
+  m.impl("tanimoto_columns", TORCH_BOX(&tanimoto_columns));
+  m.impl("row", TORCH_BOX(&row));
+  m.impl("row_backward", TORCH_BOX(&row_backward));
+  m.impl("adam_", TORCH_BOX(&adam));
+  m.impl("conv", TORCH_BOX(&conv));
+  m.impl("conv_backward", TORCH_BOX(&conv_backward));
+}

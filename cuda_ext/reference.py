@@ -1,0 +1,61 @@
+"""The operators in PyTorch: hyperkit's own eager functions under the operators' signatures.
+
+What a second derivative is taken of, and what the tests compare with.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def row(kind: int, x: Tensor, y: Tensor | None = None, *, c: float) -> Tensor:
+    """Operator ``row``: kinds as in ``csrc/hk_rows.h``; x, y of shape ``(n, d + 1)`` or ``(n, d)``."""
+    from hyperkit.ops import _fused, lorentz, poincare
+
+    two = (lorentz.dist, lorentz.sqdist, lorentz.logmap, None, None, poincare.dist, None, None)
+    pairs = (*two, poincare.mobius_add, poincare.logmap)
+    singles = (None, None, None, lorentz.expmap0, lorentz.logmap0, None, poincare.expmap0, poincare.logmap0)
+    with _fused.disabled():
+        if y is None:
+            f = singles[kind]
+            assert f is not None
+            return f(x, c)
+        g = pairs[kind]
+        assert g is not None
+        return g(x, y, c, keepdim=True) if kind in (0, 1, 5) else g(x, y, c)  # type: ignore[call-arg]
+
+
+def conv(
+    x: Tensor,
+    matrix: Tensor,
+    first: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    kernels: Tensor,
+    begin: Tensor,
+    source: Tensor,
+    weight: Tensor,
+    correlation: int,
+    sigma: float,
+    c: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Operator ``conv``: HKConv over pairs sorted by centre (shapes in ``csrc/hk_args.h``)."""
+    from hyperkit.nn._kernel_rows import Rule, Shared, join, neighbour_points
+
+    k = kernels.shape[0]
+    o = matrix.shape[0] // k - 1
+    n = x.shape[0]
+    target = torch.repeat_interleave(torch.arange(n, device=x.device), begin.diff())
+    linear = torch.cat([first.unsqueeze(-1), matrix], -1)
+    # Rows of the operator's matrix: all space rows, then the gates.
+    layered = torch.cat([linear[k * o :].unsqueeze(1), linear[: k * o].unflatten(0, (k, o))], 1)
+    biased = torch.cat([bias[k * o :].unsqueeze(1), bias[: k * o].unflatten(0, (k, o))], 1)
+    rule = Rule("lorentz", ("distance", "linear", "gaussian")[correlation], sigma, None, c)
+    shared = Shared(kernels, layered, biased, scale.log(), None, None, None)
+    points, reach = neighbour_points(rule, x[source], x[target], None, shared)
+    reach = reach * weight.unsqueeze(-1)
+    total = reach.new_zeros(n, 1).index_add(0, target, reach)
+    sums = points.new_zeros(n, o + 1).index_add(0, target, reach * points)
+    out = join(sums, total, c)
+    return out, total, sums

@@ -1,0 +1,260 @@
+"""The only room that chooses a compiled kernel; every function here answers None where PyTorch has to do it.
+
+A kernel takes contiguous float32 on the CPU with a fixed curvature. Under ``vmap`` and forward differentiation,
+in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it saves) and, for the row
+operations, under the compiler (which fuses them itself) the eager form is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from hyperkit import _checks
+from hyperkit._checks import Curvature
+
+# Kinds of `row`, as in cuda_ext/csrc/hk_rows.h.
+L_DIST, L_SQDIST, L_LOGMAP, L_EXPMAP0, L_LOGMAP0 = range(5)
+B_DIST, B_EXPMAP0, B_LOGMAP0, B_ADD, B_LOGMAP = range(5, 10)
+
+SMALLEST = 1 << 14
+"""Numbers in an argument from which on a row operation is worth an operator's call (some 40 microseconds)."""
+
+_local = threading.local()
+
+
+def extension() -> ModuleType:
+    """``hyperkit._ext``, also where the repository is on the path but not installed.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If this copy of hyperkit comes without it.
+    """
+    name = "hyperkit._ext"
+    if name in sys.modules:
+        return sys.modules[name]
+    if importlib.util.find_spec(name) is None:
+        folder = Path(__file__).parents[2] / "cuda_ext"
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None or not (folder / "__init__.py").is_file():
+            raise ModuleNotFoundError(f"no module named {name!r}", name=name)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+    return importlib.import_module(name)
+
+
+@functools.cache
+def active() -> bool:
+    """Whether the compiled operators are there; looked for once, at the first operation that could use one."""
+    try:
+        return extension().load().active
+    except ModuleNotFoundError as error:
+        logging.getLogger("hyperkit").info("kernels: eager PyTorch (%s)", error)
+        return False
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """A block, in this thread, in which everything is eager."""
+    before = getattr(_local, "off", False)
+    _local.off = True
+    try:
+        yield
+    finally:
+        _local.off = before
+
+
+def _transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _takes(c: Curvature, *tensors: Tensor | None) -> bool:
+    """Whether a kernel can take these, if there is one."""
+    return (
+        not isinstance(c, Tensor)
+        and not getattr(_local, "off", False)
+        and not _transformed()
+        and not _checks.checking()
+        and all(
+            t is None
+            or (
+                t.dtype is torch.float32
+                and t.device.type == "cpu"
+                and type(t) in (Tensor, torch.nn.Parameter)
+                and t.layout is torch.strided
+            )
+            for t in tensors
+        )
+    )
+
+
+def row(kind: int, c: Curvature, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+    """Operation `kind` on rows ``(*, D)`` of equal shape; a scalar result has shape ``(*, 1)``."""
+    if (
+        torch.compiler.is_compiling()
+        or x.numel() < SMALLEST
+        or x.ndim < 1
+        or (y is not None and y.shape != x.shape)
+        or not _takes(c, x, y)
+        or not active()
+    ):
+        return None
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    other = None if y is None else y.reshape(-1, x.shape[-1]).contiguous()
+    out = torch.ops.hyperkit_ext.row(kind, flat, other, float(c))  # type: ignore[arg-type]
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def adam(
+    x: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    largest: Tensor | None,
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    correction2: float,
+    eps: float,
+    weight_decay: float,
+    c: Curvature,
+) -> bool:
+    """One step of Riemannian Adam on Lorentz points, in place; False if PyTorch has to do it.
+
+    Parameters
+    ----------
+    x, grad, m : Tensor
+        Points, gradient, first moment, ``(*, d + 1)``.
+    v, largest : Tensor
+        Second moment and its largest value, ``(*, 1)``.
+    rate : float
+        Step length over the first moment's correction.
+    betas, correction2, eps, weight_decay, c
+        As in :class:`hyperkit.optim.RiemannianAdam`; ``1 - beta2^step``.
+    """
+    tensors = [t for t in (x, grad, m, v, largest) if t is not None]
+    if not _takes(c, *tensors) or torch.compiler.is_compiling() or not active():
+        return False
+    if x.numel() == 0 or not all(t.is_contiguous() for t in tensors) or grad.requires_grad:
+        return False
+    views = [t.view(-1, t.shape[-1]) for t in (x, grad, m, v)]
+    top = None if largest is None else largest.view(-1, 1)
+    torch.ops.hyperkit_ext.adam_(
+        *views,
+        top,
+        rate,
+        *betas,
+        correction2,
+        eps,
+        weight_decay,
+        float(c),  # type: ignore[arg-type]
+    )
+    return True
+
+
+def conv_takes(c: Curvature, *tensors: Tensor | None) -> bool:
+    """Whether :func:`conv` can be called with these."""
+    return _takes(c, *tensors) and active()
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_scale: Tensor,
+    kernels: Tensor,
+    source: Tensor,
+    target: Tensor,
+    pair_weight: Tensor | None,
+    width: int | None,
+    correlation: int,
+    sigma: float,
+    c: float,
+) -> tuple[Tensor, Tensor]:
+    """HKConv without the ``(pairs, K, o)`` tensor, after :func:`conv_takes`.
+
+    Parameters
+    ----------
+    x : Tensor
+        Nodes ``(N, d + 1)``.
+    weight, bias, log_scale, kernels : Tensor
+        ``(K, o + 1, d + 1)``, ``(K, o + 1)``, ``(K)``, ``(K, d + 1)``.
+    source, target, pair_weight : Tensor
+        Pairs ``(R)``, their weights ``(R, 1)``; with `width` the rows of a padded table.
+    correlation : int
+        0 distance, 1 linear, 2 gaussian.
+    sigma, c : float
+        Width of the correlation, curvature.
+
+    Returns
+    -------
+    out, total : Tensor
+        Points ``(N, o + 1)`` (the origin where the total is 0) and sums of weights ``(N, 1)``.
+    """
+    n, k = x.shape[0], weight.shape[0]
+    pairs = source.shape[0]
+    flat = x.new_ones(pairs) if pair_weight is None else pair_weight.reshape(-1)
+    if width is not None:
+        begin = torch.arange(n + 1, device=x.device) * width
+    else:
+        if torch.compiler.is_compiling() or not bool((target[1:] >= target[:-1]).all()):
+            target, order = torch.sort(target, stable=True)
+            source, flat = source[order], flat[order]
+        begin = torch.searchsorted(target, torch.arange(n + 1, device=x.device))
+    space, gate = weight[:, 1:], weight[:, 0]
+    matrix = torch.cat([space[..., 1:].flatten(0, 1), gate[:, 1:]])
+    first = torch.cat([space[..., 0].flatten(), gate[:, 0]])
+    b = torch.cat([bias[:, 1:].flatten(), bias[:, 0]]) if bias is not None else x.new_zeros(first.shape[0])
+    out, total, _ = torch.ops.hyperkit_ext.conv(
+        x.contiguous(),
+        matrix,
+        first,
+        b,
+        log_scale.exp(),
+        kernels.contiguous(),
+        begin.contiguous(),
+        source.contiguous(),
+        flat.contiguous(),
+        correlation,
+        sigma,
+        c,
+    )
+    assert k * (out.shape[1]) == matrix.shape[0]
+    return out, total
+
+
+def nearest_by_columns(packed, columns, starts, popcounts):  # noqa: ANN001, ANN201  (numpy arrays)
+    """Largest Tanimoto similarity ``(n,)`` float32 of packed bit vectors to a set stored by columns, or None.
+
+    The arrays are those of ``hyperkit_mol.moses``: uint8 ``(n, bytes)``, uint64 ``(bits, words)``, int64.
+    """
+    if packed.shape[1] != 128 or not active():
+        return None
+    import numpy as np
+
+    if bool((np.bitwise_count(packed).sum(1, dtype=np.int64) >= 1024).any()):
+        return None
+    query, table, first, sizes = (
+        torch.from_numpy(np.array(a, copy=not a.flags.writeable))
+        for a in (packed, columns.view(np.int64), starts, popcounts)
+    )
+    return torch.ops.hyperkit_ext.tanimoto_columns(
+        query.contiguous(), table.contiguous(), first.contiguous(), sizes.contiguous()
+    ).numpy()
