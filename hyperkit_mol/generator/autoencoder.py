@@ -61,7 +61,7 @@ class Autoencoder(nn.Module):
             self.graph_scale = nn.Linear(space.ambient(cfg.latent), cfg.latent)
             for scale in (self.tree_scale, self.graph_scale):
                 nn.init.zeros_(scale.weight)
-                nn.init.constant_(scale.bias, -3.0)
+                nn.init.constant_(scale.bias, -2.0)
         self.join = space.Concat()
         self.joint = space.Linear(2 * self.latents.features, cfg.width)
         site_kind = torch.from_numpy(vocabulary.site_kind)
@@ -75,26 +75,43 @@ class Autoencoder(nn.Module):
         """Joint point that the decoder is conditioned on, ``(B, width)``."""
         return self.joint(self.join(latent.tree, latent.graph))
 
-    def sample_posterior(self, latent: Latent) -> tuple[Latent, Tensor]:
-        """Latents with training noise, and the KL term per molecule.
+    def blur(self, latent: Latent, generator: torch.Generator | None = None) -> Latent:
+        """Latents with the noise that the decoder is trained with.
 
         Point latents get wrapped-normal noise of fixed size: the decoder then knows what stands around a
-        latent, which is where a prior's samples fall.
+        latent, which is where a prior's samples fall. A normal posterior has a width of its own, which is a
+        function of its mean.
         """
-        kl = latent.tree.new_zeros(len(latent.tree))
-        if self.variational:
-            found = []
-            for point, scale in zip(latent, (self.tree_scale, self.graph_scale), strict=True):
+        return self._posterior(latent, generator)[0]
+
+    def _posterior(
+        self, latent: Latent, generator: torch.Generator | None = None
+    ) -> tuple[Latent, list[Tensor]]:
+        """A sample of each posterior, and its log-density there."""
+        found, log_q = [], []
+        for k, point in enumerate(latent):
+            if self.variational:
+                scale = self.graph_scale if k else self.tree_scale
                 std = nn.functional.softplus(scale(point)) + 1e-4
-                sample, log_q = self.latents.wrapped_normal(point, std)
-                log_p = self.latents.log_prob_at_origin(sample, self.cfg.prior_std)
-                kl = kl + log_q - log_p
-                found.append(sample)
-            return Latent(*found), kl
-        if self.training and self.cfg.latent_noise > 0:
-            std = latent.tree.new_full((), self.cfg.latent_noise)
-            return Latent(*(self.latents.wrapped_normal(point, std)[0] for point in latent)), kl
-        return latent, kl
+            elif self.cfg.latent_noise > 0:
+                std = point.new_full((), self.cfg.latent_noise)
+            else:
+                found.append(point)
+                continue
+            sample, density = self.latents.wrapped_normal(point, std, generator)
+            found.append(sample)
+            log_q.append(density)
+        return Latent(*found), log_q
+
+    def sample_posterior(self, latent: Latent) -> tuple[Latent, Tensor]:
+        """Latents with training noise, and the KL term per molecule (0 for point latents)."""
+        kl = latent.tree.new_zeros(len(latent.tree))
+        if not self.variational:
+            return (self.blur(latent) if self.training else latent), kl
+        sample, log_q = self._posterior(latent)
+        for point, density in zip(sample, log_q, strict=True):
+            kl = kl + density - self.latents.log_prob_at_origin(point, self.cfg.prior_std)
+        return (sample if self.training else latent), kl
 
     def forward(self, batch: dict[str, Tensor]) -> AutoencoderLoss:
         """Losses of a batch."""

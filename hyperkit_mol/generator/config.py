@@ -57,9 +57,13 @@ class ModelConfig(_Strict):
     feed_forward: int = Field(256, ge=8)
     dropout: float = Field(0.0, ge=0, lt=1)
     head_size: int = Field(512, ge=8, description="labels in the first level of the two-level softmax")
+    posterior: Literal["point", "normal"] = Field(
+        "point",
+        description="a point with noise of fixed size, or a wrapped normal with a KL term",
+    )
     latent_noise: float = Field(0.15, ge=0, description="std of the noise on a point latent in training")
-    kl_weight: float = Field(0.05, ge=0, description="weight of the KL term (prior 'vae' only)")
-    prior_std: float = Field(0.25, gt=0, description="std of the wrapped normal prior (prior 'vae' only)")
+    kl_weight: float = Field(0.05, ge=0, description="weight of the KL term (normal posterior only)")
+    prior_std: float = Field(0.25, gt=0, description="std of the wrapped normal of the KL term")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -75,6 +79,7 @@ class AutoencoderConfig(_Strict):
     steps: int = Field(20_000, ge=1)
     lr: float = Field(2e-3, gt=0)
     warmup: int = Field(500, ge=0)
+    kl_warmup: int = Field(0, ge=0, description="steps over which the weight of the KL term rises from 0")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a part of lr")
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
@@ -116,6 +121,7 @@ class RunConfig(_Strict):
         None,
         description="run or model folder whose trained autoencoder is taken over: only the prior is trained",
     )
+    finetune: bool = Field(False, description="train the autoencoder that was taken over further")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # pyright: ignore[reportCallIssue]

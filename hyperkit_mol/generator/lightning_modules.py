@@ -111,7 +111,14 @@ class AutoencoderTraining(_SteppedModule):
         self.model, self.config, self.data = model, config, data
         self.train_index, self.held_index = train, held
         self._stream: BatchStream | None = None
-        self.kl_weight = config.model.kl_weight if model.variational else 0.0
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the KL term at this step."""
+        if not self.model.variational:
+            return 0.0
+        rise = self.config.autoencoder.kl_warmup
+        return self.config.model.kl_weight * min(1.0, (self.step + 1) / rise if rise else 1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -181,12 +188,16 @@ class AutoencoderTraining(_SteppedModule):
 class GANTraining(_SteppedModule):
     """Trains the latent GAN; one step is ``critic_steps`` critic updates and one generator update."""
 
-    def __init__(self, generator: LatentGenerator, real: Latent, config: RunConfig) -> None:
+    def __init__(
+        self, generator: LatentGenerator, autoencoder: Autoencoder, real: Latent, config: RunConfig
+    ) -> None:
         cfg = config.gan
         super().__init__(config.seed + 7919, cfg.steps, cfg.save_every)
         self.automatic_optimization = False
         self.config, self.real = config, real
         self.generator = generator
+        # A bound method, not the module: the autoencoder is no part of this training's checkpoint.
+        self._blur = autoencoder.blur
         self.latents = LatentSpace(generator.space, config.model.latent)
         if generator.normal is not None:
             torch.manual_seed(self.seed)
@@ -215,9 +226,8 @@ class GANTraining(_SteppedModule):
         Points alone lie on a thin shell, which a generator meets only slowly; with the noise they fill
         space, and the decoder reads them as well.
         """
-        points = (x[rows].to(self.device) for x in self.real)
-        std = torch.full((), self.config.model.latent_noise, device=self.device)
-        return Latent(*(self.latents.wrapped_normal(x, std)[0] if std > 0 else x for x in points))
+        with torch.no_grad():
+            return self._blur(Latent(*(x[rows].to(self.device) for x in self.real)))
 
     def training_step(self, batch: Any, _: int) -> None:
         cfg, space = self.config.gan, self.generator.space

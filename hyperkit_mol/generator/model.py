@@ -34,7 +34,8 @@ class MoleculeGenerator(nn.Module):
         super().__init__()
         self.vocabulary, self.config = vocabulary, config
         self.info: dict[str, Any] = {}
-        self.autoencoder = Autoencoder(vocabulary, config.model, variational=config.prior == "vae")
+        variational = config.prior == "vae" or config.model.posterior == "normal"
+        self.autoencoder = Autoencoder(vocabulary, config.model, variational=variational)
         space, features = self.autoencoder.space, self.autoencoder.latents.features
         self.gan = LatentGenerator(space, config.model.latent, config.gan) if config.prior == "gan" else None
         self.normal = WrappedNormalPrior(features) if config.prior == "wrapped-normal" else None

@@ -155,10 +155,11 @@ def train(
     stage = AutoencoderTraining(model.autoencoder, config, data, train_index, held_index)
     limit = None if remaining is None else remaining * share
     metrics: dict[str, float] = {}
+    begun = 0
     if config.autoencoder_from is not None:
-        stage.step = take_autoencoder(model, Path(config.autoencoder_from))
-        console.print(f"Autoencoder of {config.autoencoder_from} ({stage.step:,} steps)", highlight=False)
-    else:
+        begun = take_autoencoder(model, Path(config.autoencoder_from))
+        console.print(f"Autoencoder of {config.autoencoder_from} ({begun:,} steps)", highlight=False)
+    if config.autoencoder_from is None or config.finetune:
         metrics = _fit(
             stage,
             output,
@@ -172,7 +173,7 @@ def train(
     model.info = {
         "source": config.data.source,
         "molecules": len(train_index),
-        "autoencoder_steps": stage.step,
+        "autoencoder_steps": begun + stage.step,
         "seed": config.seed,
         "machine": f"{platform.machine()}, {cpu_count()} processors",
     }
@@ -183,15 +184,17 @@ def train(
     if config.prior != "vae":
         index = train_index if config.prior != "gan" else train_index[: config.gan.latents]
         latents, fresh = _latents(
-            model.autoencoder, data, index, output / "latents.safetensors", stage.step, console
+            model.autoencoder, data, index, output / "latents.safetensors", begun + stage.step, console
         )
         if fresh:  # a GAN of an earlier state of the autoencoder is of no use
             shutil.rmtree(output / "gan", ignore_errors=True)
         if model.normal is not None:
-            space = model.autoencoder.latents
-            model.normal.fit(torch.cat([space.log0(latents.tree), space.log0(latents.graph)], -1))
+            torch.manual_seed(config.seed)
+            with torch.no_grad():
+                blurred = model.autoencoder.blur(latents)
+            model.normal.fit(torch.cat([model.autoencoder.latents.log0(x) for x in blurred], -1))
         if model.gan is not None:
-            gan = GANTraining(model.gan, latents, config)
+            gan = GANTraining(model.gan, model.autoencoder, latents, config)
             metrics |= _fit(gan, output, "gan", config.gan.batch_size, left(), 1, console)
             model.gan.load_state_dict(gan.average.state_dict())
             model.info["gan_steps"] = gan.step
@@ -240,6 +243,9 @@ def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
             "data.min_count and seed"
         )
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    # A normal posterior can begin from an autoencoder of points: its widths begin at their start.
+    fresh = model.autoencoder.state_dict().items()
+    own = {k: v for k, v in fresh if k.startswith(("tree_scale.", "graph_scale."))} | own
     try:
         model.autoencoder.load_state_dict(own)
     except RuntimeError as err:

@@ -4,8 +4,8 @@
 
 For each model folder: molecules decoded from latents of held-out molecules (as points, and with the training
 noise), from a wrapped normal fitted to them, and from the model's own prior; FCD, SNN, Frag and Scaf against
-the other half of the held-out molecules, and the floor: as many training molecules. Settings are chosen by this table, never by MOSES's
-test sets.
+the other half of the held-out molecules, and the floor: as many training molecules. Settings are chosen by
+this table, never by MOSES's test sets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.latent import WrappedNormalPrior
@@ -43,71 +42,76 @@ def smiles_of(sampler: Sampler, data, index: np.ndarray) -> list[str]:
     return out
 
 
+class Sources:
+    """Molecules of each kind for one model."""
+
+    def __init__(self, folder: Path, seed: int, console: Console) -> None:
+        self.seed = seed
+        self.model = MoleculeGenerator.load(folder)
+        config = self.model.config
+        self.data = load_data(config, console)
+        self.train, held = split(self.data, config.data.validation, None, config.seed)
+        self.sampler, self.latents = Sampler(self.model), self.model.autoencoder.latents
+        # Half of the held-out molecules are the reference, the other half is encoded.
+        half = len(held) // 2
+        self.reference = default_cache() / f"validation-{self.data.vocabulary.digest[:12]}-{len(held)}.smi"
+        if not self.reference.exists():
+            self.reference.write_text("\n".join(smiles_of(self.sampler, self.data, held[:half])) + "\n")
+        parts = []
+        with torch.no_grad():
+            for _, batch in batches_of(self.data, held[half:], 1024):
+                parts.append(self.model.autoencoder.encode(batch))
+        self.points = Latent(torch.cat([p.tree for p in parts]), torch.cat([p.graph for p in parts]))
+        self.normal = WrappedNormalPrior(self.latents.features)
+        self.normal.fit(torch.cat([self.latents.log0(x) for x in self.points], -1))
+
+    def draw(self, kind: str, count: int) -> list[str]:
+        """`count` SMILES of a kind."""
+        torch.manual_seed(self.seed)
+        rng = torch.Generator().manual_seed(self.seed)
+        if kind == "floor":
+            return smiles_of(self.sampler, self.data, self.train[:count])
+        if kind == "prior":
+            return [s for part in self.sampler.sample(count, self.seed) for s in part]
+        out: list[str] = []
+        while len(out) < count:
+            size = min(1024, count - len(out))
+            if kind == "normal":
+                tree, graph = self.normal.sample(size, rng).chunk(2, -1)
+                z = Latent(self.latents.exp0(tree), self.latents.exp0(graph))
+            else:
+                rows = torch.randint(len(self.points.tree), (size,), generator=rng)
+                z = Latent(*(x[rows] for x in self.points))
+                if kind == "noised":
+                    std = torch.tensor(self.model.config.model.latent_noise)
+                    z = Latent(*(self.latents.wrapped_normal(x, std, rng)[0] for x in z))
+            out += self.sampler.smiles(self.sampler.decode(z, rng))
+        return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("-n", type=int, default=10_000, help="molecules of each kind")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", help="kinds to sample: points noised normal prior floor")
+    parser.add_argument("--only", nargs="*", help="kinds: floor points noised normal prior")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.jobs)
     console = Console()
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for folder in args.models:
-        model = MoleculeGenerator.load(folder)
-        data = load_data(model.config, console)
-        train, held = split(data, model.config.data.validation, None, model.config.seed)
-        sampler = Sampler(model)
-        # Half of the held-out molecules are the reference, the other half is encoded.
-        reference = default_cache() / f"validation-{data.vocabulary.digest[:12]}-{len(held)}-{args.seed}.smi"
-        half = len(held) // 2
-        if not reference.exists():
-            reference.write_text("\n".join(smiles_of(sampler, data, held[:half])) + "\n")
-        latents = model.autoencoder.latents
-        parts = []
-        with torch.no_grad():
-            for _, batch in batches_of(data, held[half:], 1024):
-                parts.append(model.autoencoder.encode(batch))
-        points = Latent(torch.cat([p.tree for p in parts]), torch.cat([p.graph for p in parts]))
-        normal = WrappedNormalPrior(latents.features)
-        normal.fit(torch.cat([latents.log0(points.tree), latents.log0(points.graph)], -1))
-
-        def draw(kind: str) -> list[str]:
-            rng = torch.Generator().manual_seed(args.seed)
-            if kind == "floor":
-                return smiles_of(sampler, data, train[: args.n])
-            if kind == "prior":
-                return [s for part in sampler.sample(args.n, args.seed) for s in part]
-            out: list[str] = []
-            while len(out) < args.n:
-                size = min(1024, args.n - len(out))
-                if kind == "normal":
-                    tree, graph = normal.sample(size, rng).chunk(2, -1)
-                    z = Latent(latents.exp0(tree), latents.exp0(graph))
-                else:
-                    rows = torch.randint(len(points.tree), (size,), generator=rng)
-                    z = Latent(points.tree[rows], points.graph[rows])
-                    if kind == "noised":
-                        std = torch.tensor(model.config.model.latent_noise)
-                        z = Latent(*(latents.wrapped_normal(x, std)[0] for x in z))
-                out += sampler.smiles(sampler.decode(z, rng))
-            return out
-
+        sources = Sources(folder, args.seed, console)
         for kind in args.only or ("floor", "points", "noised", "normal", "prior"):
-            torch.manual_seed(args.seed)
-            report = evaluate(draw(kind), metrics=METRICS, reference=reference, n_jobs=args.jobs)
+            report = evaluate(
+                sources.draw(kind, args.n), metrics=METRICS, reference=sources.reference, n_jobs=args.jobs
+            )
             found[f"{folder} {kind}"] = report.metrics
             row = ", ".join(f"{k} {v:.4f}" for k, v in report.metrics.items() if v is not None)
             console.print(f"{folder} {kind}: {row}", highlight=False, soft_wrap=True)
-    names = sorted({k for row in found.values() for k in row})
-    table = Table("latents", *names)
-    for label, row in found.items():
-        table.add_row(label, *(f"{row[k]:.4f}" if row.get(k) is not None else "" for k in names))
-    console.print(table)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
+            if args.json:
+                args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -217,13 +217,14 @@ def test_gan_moves_towards_the_data(data: TreeDataset, geometry: str) -> None:
 def test_gan_starts_from_the_normal_fitted_to_the_latents(data: TreeDataset, geometry: str) -> None:
     """Mean and covariance are right before the first step; what the towers add is small."""
     config = small_config(model__geometry=geometry, model__latent_noise=0.0)
-    space = MoleculeGenerator(data.vocabulary, config).autoencoder.space
+    autoencoder = MoleculeGenerator(data.vocabulary, config).autoencoder
+    space = autoencoder.space
     size = config.model.latent
     mixing = torch.randn(2 * size, 2 * size) * 0.1
     vectors = 0.3 * torch.randn(2 * size) + torch.randn(4000, 2 * size) @ mixing
     real = Latent(*(space.lift(v) for v in vectors.chunk(2, -1)))
     generator = LatentGenerator(space, size, config.gan)
-    training = GANTraining(generator, real, config)
+    training = GANTraining(generator, autoencoder, real, config)
     assert generator.normal is not None
     drawn = generator.normal.sample(20_000, None)
     torch.testing.assert_close(drawn.mean(0), vectors.mean(0), atol=0.02, rtol=0.0)
