@@ -1,0 +1,306 @@
+"""Hyperbolic encoders of nodes: HGCN, HyboNet's, Hypformer-style, HKNet as in the paper and as we would.
+
+All give Lorentz points ``(N, hidden + 1)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hyperkit.graphs._euclidean import FirstLinear
+from hyperkit.graphs._sparse import Adjacency, Features
+from hyperkit.manifolds.lorentz import Lorentz
+from hyperkit.nn import HKConv, LorentzLayerNorm, LorentzLinear, LorentzResidual
+from hyperkit.nn._base import LorentzLayer, lorentz_tail
+from hyperkit.ops import lorentz as ops
+from hyperkit.ops._scalar import sinhc
+
+REACH = 2.0
+"""Root mean square distance from the origin of the points that :class:`LorentzInput` reads, at c = 1."""
+
+
+class LorentzInput(LorentzLinear):
+    """:class:`~hyperkit.nn.LorentzLinear` on the points over Euclidean features, which may be sparse.
+
+    The features, scaled so that their rows have the root mean square norm :data:`REACH`, are lifted by the
+    exponential map at the origin. Its space part is a multiple of them, so that a bag of words stays sparse
+    up to the matrix product. The layer keeps only the direction of ``W x + b``: rows of a bag of words
+    divided by their sums are so short that without the scale the bias would soon be all of it.
+    """
+
+    def forward(self, x: Features) -> Tensor:  # type: ignore[override]
+        """Map features ``(N, in_features)`` to points ``(N, out_features + 1)``."""
+        c = self.c
+        unit = REACH / x.square.mean().clamp(min=1e-12).sqrt()
+        scale = sinhc(c * unit.square() * x.square) * unit
+        time = torch.sqrt(scale.square() * x.square + 1.0 / c)
+        p = self.dropout if self.training else 0.0
+        z = x.linear(self.weight[:, 1:], self.bias, dropout=p, scale=scale)
+        if p:
+            time = nn.functional.dropout(time, p)
+        return lorentz_tail(torch.addcmul(z, time, self.weight[:, 0]), self.log_scale, c)
+
+
+def lorentz_mean(h: Tensor, graph: Adjacency, c: float | Tensor) -> Tensor:
+    """Lorentz centroid of each node and its neighbours, equal weights."""
+    return ops.normalize(graph.loops.matmul(graph.mean, h), c)
+
+
+class HyboNet(LorentzLayer):
+    """Graph convolutions of HyboNet (Chen et al., ACL 2022): a Lorentz linear layer, then the centroid.
+
+    Parameters
+    ----------
+    in_features, hidden : int
+        Widths; `hidden` is the manifold's dimension.
+    layers : int
+        Number of convolutions.
+    dropout : float
+        Of the linear layers' inputs.
+    c : float
+        Curvature.
+    """
+
+    def __init__(self, in_features: int, hidden: int, *, layers: int, dropout: float, c: float = 1.0) -> None:
+        super().__init__(c)
+        self.first = LorentzInput(in_features, hidden, c=self.manifold, dropout=dropout)
+        self.linears = nn.ModuleList(
+            LorentzLinear(hidden, hidden, c=self.manifold, dropout=dropout, activation="relu")
+            for _ in range(layers - 1)
+        )
+
+    def forward(self, x: Features, graph: Adjacency) -> Tensor:
+        """Points of the nodes."""
+        h = lorentz_mean(self.first(x), graph, self.c)
+        for linear in self.linears:
+            h = lorentz_mean(linear(h), graph, self.c)
+        return h
+
+
+class HGCN(LorentzLayer):
+    """Hyperbolic GCN (Chami et al., NeurIPS 2019), by way of the tangent space at the origin.
+
+    A layer is ``exp_0(relu(A log_0(exp_0(W log_0(x)) (+) b)))`` with the mean over the neighbourhood and a
+    learnable curvature, one for the network.
+
+    Parameters
+    ----------
+    in_features, hidden, layers, dropout
+        As for :class:`HyboNet`.
+    """
+
+    def __init__(self, in_features: int, hidden: int, *, layers: int, dropout: float, c: float = 1.0) -> None:
+        super().__init__(Lorentz(c, learnable=True))
+        self.linears = nn.ModuleList(
+            FirstLinear(hidden if i else in_features, hidden, bias=False, dropout=dropout)
+            for i in range(layers)
+        )
+        self.biases = nn.Parameter(torch.zeros(layers, hidden))
+
+    def forward(self, x: Features, graph: Adjacency) -> Tensor:
+        """Points of the nodes."""
+        c = self.c
+        v: Features | Tensor = x  # log_0 of what exp_0 gives
+        for i, linear in enumerate(self.linears):
+            y = ops.expmap0(nn.functional.pad(linear(v), (1, 0)), c)
+            bias = nn.functional.pad(self.biases[i], (1, 0)).expand_as(y)
+            y = ops.expmap(y, ops.transp0(y, bias, c), c)
+            v = graph.loops.matmul(graph.mean, ops.logmap0(y, c)[..., 1:])
+            if i < len(self.linears) - 1:
+                v = torch.relu(v)
+        assert isinstance(v, Tensor)
+        return ops.expmap0(nn.functional.pad(v, (1, 0)), c)
+
+
+class LinearAttention(LorentzLayer):
+    """All-to-all attention in linear time (Hypformer, KDD 2024) on the space coordinates.
+
+    With ``phi(v) = |r| r^p/|r^p|`` for ``r = relu(v) + eps`` it is ``phi(Q) (phi(K)^T V)`` over ``phi(Q)
+    sum(phi(K))``, the time over the result.
+
+    Parameters
+    ----------
+    features : int
+        Dimension of the manifold.
+    power : float
+        p: the larger, the sharper.
+    c : float or Lorentz
+        Curvature.
+    """
+
+    def __init__(self, features: int, *, power: float = 2.0, c: float | Lorentz = 1.0) -> None:
+        super().__init__(c)
+        self.power = power
+        self.project = nn.ModuleList(LorentzLinear(features, features, c=self.manifold) for _ in range(3))
+
+    def _focus(self, v: Tensor) -> Tensor:
+        r = torch.relu(v) + 1e-6
+        sharp = (r / r.amax(-1, keepdim=True)) ** self.power
+        norm = torch.linalg.vector_norm
+        return norm(r, dim=-1, keepdim=True) * sharp / norm(sharp, dim=-1, keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map points ``(N, features + 1)`` to points."""
+        q, k, v = (layer(x)[..., 1:] for layer in self.project)
+        q, k = self._focus(q), self._focus(k)
+        out = (q @ (k.t() @ v)) / (q @ k.sum(0).unsqueeze(-1))
+        return ops.from_space(out, self.c)
+
+
+class Hypformer(LorentzLayer):
+    """Hypformer-style: linear attention over all nodes and a graph branch, joined (Yang et al., KDD 2024).
+
+    After the published model: Lorentz linear layer, layer norm and relu, then blocks of attention with
+    residual and layer norm; beside them graph convolutions; the Lorentzian sum of both.
+
+    Parameters
+    ----------
+    in_features, hidden, layers, dropout, c
+        As for :class:`HyboNet`; `layers` counts the graph branch, the attention has one block.
+    """
+
+    def __init__(self, in_features: int, hidden: int, *, layers: int, dropout: float, c: float = 1.0) -> None:
+        super().__init__(c)
+        m = self.manifold
+        self.first = LorentzInput(in_features, hidden, c=m, dropout=dropout)
+        self.norms = nn.ModuleList(LorentzLayerNorm(hidden, c=m) for _ in range(2))
+        self.attention = LinearAttention(hidden, c=m)
+        self.residual = LorentzResidual(c=m)
+        self.branch = HyboNet(in_features, hidden, layers=layers, dropout=dropout, c=c)
+        self.join = LorentzResidual(c=m)
+
+    def forward(self, x: Features, graph: Adjacency) -> Tensor:
+        """Points of the nodes."""
+        h = self.norms[0](self.first(x))
+        h = ops.from_space(torch.relu(h[..., 1:]), self.c)
+        h = self.norms[1](self.residual(self.attention(h), h))
+        return self.join(self.branch(x, graph), h)
+
+
+class HKPaper(LorentzLayer):
+    """HKNet as published (Qu and Zou, arXiv:2306.08862): no residual, no weights, no self-loops.
+
+    One difference: a node without neighbours gives the origin, where the released code gives the zero vector,
+    which is no point.
+
+    Parameters
+    ----------
+    in_features, hidden, layers, dropout, c
+        As for :class:`HyboNet`; `layers` counts the linear layer at the start, so that the paper's two layers
+        are one convolution.
+    kernels : int
+        K.
+    """
+
+    def __init__(
+        self, in_features: int, hidden: int, *, layers: int, dropout: float, kernels: int = 4, c: float = 1.0
+    ) -> None:
+        super().__init__(c)
+        self.first = LorentzInput(in_features, hidden, c=self.manifold, dropout=dropout)
+        self.convs = nn.ModuleList(
+            HKConv(
+                hidden, hidden, kernels, c=self.manifold, dropout=dropout, activation="relu" if i else None
+            )
+            for i in range(layers - 1)
+        )
+
+    def forward(self, x: Features, graph: Adjacency) -> Tensor:
+        """Points of the nodes."""
+        h = self.first(x)
+        for conv in self.convs:
+            h = conv(h, graph.edge_index)
+        return h
+
+
+class HKOurs(LorentzLayer):
+    """HKNet with what its layer leaves out given back, every part an option.
+
+    A kernel convolution sees how the neighbours lie around a node, but not where the node is. Here each one
+    is joined with its input (Lorentz residual), neighbours are weighted by ``1/sqrt(deg_i deg_j)``, the
+    points can be averaged with their neighbours first, and spread in the end by a personalised PageRank of
+    Lorentz points (after APPNP, Gasteiger et al., ICLR 2019).
+
+    Parameters
+    ----------
+    in_features, hidden, layers, dropout, c, kernels
+        As for :class:`HKPaper`.
+    aggregation, correlation
+        As for :class:`~hyperkit.nn.HKConv`.
+    keep : float
+        Weight of a convolution's input beside its output at the start (learned from there on).
+    smooth : int
+        How often points are averaged with their neighbours before the convolutions.
+    spread : int
+        Steps of the PageRank; 0 leaves it out.
+    restart : float
+        Its restart probability.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        *,
+        layers: int,
+        dropout: float,
+        kernels: int = 4,
+        aggregation: str = "mean",
+        correlation: str = "distance",
+        keep: float = 1.0,
+        smooth: int = 0,
+        spread: int = 0,
+        restart: float = 0.1,
+        c: float = 1.0,
+    ) -> None:
+        super().__init__(c)
+        m = self.manifold
+        self.smooth, self.spread, self.restart = smooth, spread, restart
+        self.first = LorentzInput(in_features, hidden, c=m, dropout=dropout)
+        self.convs = nn.ModuleList(
+            HKConv(
+                hidden,
+                hidden,
+                kernels,
+                c=m,
+                dropout=dropout,
+                activation="relu" if i else None,
+                aggregation=aggregation,  # type: ignore[arg-type]
+                correlation=correlation,  # type: ignore[arg-type]
+                empty="self",
+            )
+            for i in range(layers - 1)
+        )
+        self.residuals = nn.ModuleList(LorentzResidual(c=m, weight=keep) for _ in range(layers - 1))
+
+    def forward(self, x: Features, graph: Adjacency) -> Tensor:
+        """Points of the nodes."""
+        h = self.first(x)
+        for _ in range(self.smooth):
+            h = lorentz_mean(h, graph, self.c)
+        weight = graph.edge_weight()
+        for conv, residual in zip(self.convs, self.residuals, strict=True):
+            h = residual(conv(h, graph.edge_index, edge_weight=weight), h)
+        return spread(h, graph, self.spread, self.restart, self.c) if self.spread else h
+
+
+def spread(h: Tensor, graph: Adjacency, steps: int, restart: float, c: float | Tensor) -> Tensor:
+    """Personalised PageRank of Lorentz points: sums of points, brought back to the hyperboloid once.
+
+    Parameters
+    ----------
+    h : Tensor
+        Points ``(N, d + 1)``.
+    graph : Adjacency
+        Of the nodes; its symmetric normalisation with self-loops is used.
+    steps : int
+        Number of steps.
+    restart : float
+        Probability of going back to the start, in [0, 1].
+    c : float or Tensor
+        Curvature, > 0.
+    """
+    start = h = torch.cat([h, torch.ones_like(h[:, :1])], 1)  # the last column adds the weights up
+    for _ in range(steps):
+        h = torch.lerp(graph.loops.matmul(graph.symmetric, h), start, restart)
+    return ops.normalize(h[:, :-1] / h[:, -1:], c)
