@@ -22,7 +22,8 @@ RUNNABLE = ["guides/numerics.md", "guides/geometry.md", "migration.md", "hkconv.
 
 
 @pytest.mark.parametrize("page", RUNNABLE)
-def test_python_blocks_run(page: str) -> None:
+def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.S | re.M)
     assert blocks
     for block in blocks:
