@@ -492,7 +492,8 @@ def main() -> int:
         for number, scenario in enumerate(scenarios):
             if options.only and scenario.name not in options.only:
                 # Sampling and relaxation need a model.
-                if scenario.name in ("training", "potential training"):
+                needed = {"training": "sampling", "potential training": "relaxation"}
+                if needed.get(scenario.name) in options.only:
                     run_whole(scenario, base / f"whole-{scenario.name}")
                 continue
             begin = time.monotonic()
