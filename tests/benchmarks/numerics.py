@@ -1,16 +1,19 @@
-"""Accuracy of the operations against mpmath at 120 digits, for hyperkit and geoopt on the same points.
+"""Accuracy of the operations against mpmath at 120 digits, for hyperkit, geoopt and hypll on the same points.
 
 The truth is that of the stored inputs: what the operation should return for the numbers it was given. Run
 
     python tests/benchmarks/numerics.py            # prints the tables (a minute)
     python tests/benchmarks/numerics.py --json F   # and writes the figures
+    python tests/benchmarks/numerics.py --libraries "hypll ball"
 
+hypll's rows appear where it is installed (``pip install --no-deps hypll``; nothing else here needs it).
 `tests/hyperkit/test_numerics.py` asserts bounds on the same measurements.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +213,44 @@ class GeooptBall(Ball):
 
 LIBRARIES: tuple[type[Lorentz], ...] = (Lorentz, Ball, GeooptLorentz, GeooptBall)
 
+if importlib.util.find_spec("hypll"):
+    from hypll.manifolds.poincare_ball.math import diffgeom  # type: ignore[import-not-found]
+
+    class HypllBall(Ball):
+        """hypll's functions, at exactly c = 1 (its ``Curvature(1.0)`` means 1.3133)."""
+
+        name = "hypll ball"
+
+        @staticmethod
+        def _c(x: Tensor) -> Tensor:
+            return torch.ones((), dtype=x.dtype)
+
+        def dist(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.dist(x, y, self._c(x))
+
+        def dist0(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.dist(torch.zeros_like(x), x, self._c(x))
+
+        def expmap0(self, v: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.expmap0(v, self._c(v), dim=-1)
+
+        def logmap0(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.logmap0(x, self._c(x), dim=-1)
+
+        def expmap(self, x: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.expmap(x, v, self._c(x), dim=-1)
+
+        def logmap(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.logmap(x, y, self._c(x), dim=-1)
+
+        def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.transp(x, y, v, self._c(x), dim=-1)
+
+        def egrad2rgrad(self, x: Tensor, g: Tensor) -> Tensor:  # type: ignore[override]
+            return diffgeom.euc_to_tangent(x, g, self._c(x), dim=-1)
+
+    LIBRARIES = (*LIBRARIES, HypllBall)
+
 
 def _median(errors: list) -> float:
     values = sorted(float(e) for e in errors)
@@ -395,6 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--points", type=int, default=12)
+    parser.add_argument("--libraries", nargs="+", default=[make.name for make in LIBRARIES])
     args = parser.parse_args()
     figures: dict = {}
     for kind, f in MEASURES.items():
@@ -403,6 +445,8 @@ def main() -> None:
         print("| library | dtype | " + " | ".join(f"{r:g}" for r in radii) + " |")
         print("|---" * (len(radii) + 2) + "|")
         for make in LIBRARIES:
+            if make.name not in args.libraries:
+                continue
             lib = make()
             for dtype in DTYPES:
                 limit = {"float32": 15.0, "float64": 35.0}[dtype] if isinstance(lib, Ball) else 40.0

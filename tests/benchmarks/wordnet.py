@@ -120,8 +120,8 @@ def figure(path: Path, points: Tensor, names: list[str], pairs: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=300)
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 5, 10])
     parser.add_argument("--models", nargs="+", default=["Lorentz", "Poincaré"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
