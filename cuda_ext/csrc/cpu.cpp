@@ -10,14 +10,14 @@ namespace HK_NS {
 namespace {
 
 template <int O>
-void conv(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
+HK_FLAT void conv(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
   Serial g;
   Conv<Serial, O> f(g, a, scratch, false);
   for (hk_int n = begin; n < end; ++n) f.forward(n);
 }
 
 template <int O>
-void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
+HK_FLAT void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
   Serial g;
   Conv<Serial, O> f(g, a, scratch, true);
   for (hk_int n = begin; n < end; ++n) f.backward(n, b);
@@ -43,7 +43,7 @@ void conv_backward_any(const hk_conv_args& a, const hk_conv_grad& b, hk_int begi
   }
 }
 
-void adam(const hk_adam_args& a, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
+HK_FLAT void adam(const hk_adam_args& a, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
           float* v, float* largest) {
   Serial g;
   for (hk_int n = begin; n < end; ++n)
@@ -73,12 +73,12 @@ void columns_any(const hk_word* columns, hk_int words, const hk_int* starts, con
 
 // The kind is a constant inside: each operation's loop is compiled for itself.
 template <int KIND>
-void row_kind(const float* const* in, float* out, hk_int begin, hk_int end, int d, float c) {
+HK_FLAT void row_kind(const float* const* in, float* out, hk_int begin, hk_int end, int d, float c) {
   Serial g;
   for (hk_int n = begin; n < end; ++n) row_at(g, KIND, in[0], in[1], out, n, d, c);
 }
 template <int KIND>
-void row_kind_backward(const float* const* in, const float* grad, float* const* out, hk_int begin, hk_int end,
+HK_FLAT void row_kind_backward(const float* const* in, const float* grad, float* const* out, hk_int begin, hk_int end,
                        int d, float c) {
   Serial g;
   for (hk_int n = begin; n < end; ++n)

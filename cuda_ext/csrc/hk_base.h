@@ -18,6 +18,13 @@
 #define HK_LOOP HK_PRAGMA(omp simd)
 #endif
 
+// A function whose whole body is inlined: a lambda left as a call would keep its loop from becoming SIMD code.
+#if defined(__CUDACC__)
+#define HK_FLAT
+#else
+#define HK_FLAT __attribute__((flatten))
+#endif
+
 typedef long long hk_int;
 typedef unsigned long long hk_word;
 

@@ -152,6 +152,13 @@ struct Conv {
     combine();
   }
 
+  HK_FN void prefetch(hk_int e) const {
+    if (e >= a.begin[a.n]) return;
+    hk_int next = a.source[e];
+    g.prefetch(a.x + next * (d + 1), d + 1);
+    g.prefetch(a.product + next * row, row);
+  }
+
   HK_FN void distances(wide qz) {
     const Scratch t = s;
     const float* kernels = a.kernels;
@@ -281,6 +288,7 @@ struct Conv {
     float all = 0.0f;
     for (hk_int e = a.begin[n]; e < a.begin[n + 1]; ++e) {
       float weight = a.weight[e];
+      prefetch(e + 1);
       if (weight == 0.0f) continue;
       pair_forward(a.source[e]);
       weight *= reach;

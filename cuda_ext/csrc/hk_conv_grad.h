@@ -32,6 +32,8 @@ HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
   g.each(1, [&](int) { t.gacc[outs] = scale * 2.0f * c * time * g_square; });
   g.each(row, [&](int e) { t.node[e] = 0.0f; });
   for (hk_int e = a.begin[n]; e < a.begin[n + 1]; ++e) {
+    prefetch(e + 1);
+    if (e + 1 < a.begin[a.n]) g.prefetch(b.product + a.source[e + 1] * row, row);
     if (a.weight[e] == 0.0f && b.weight == nullptr) continue;
     pair_backward(e, n, b);
   }

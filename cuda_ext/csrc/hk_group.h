@@ -63,6 +63,12 @@ struct Serial {
   }
   HK_FN void add(float* p, float v) const { *p += v; }
   HK_FN void sync() const {}
+  // Rows that the next node or pair reads, at places that nobody could guess.
+  HK_FN void prefetch(const float* p, int n) const {
+#if !defined(__CUDACC__)
+    for (int i = 0; i < n; i += 16) __builtin_prefetch(p + i);
+#endif
+  }
 };
 
 #if defined(__CUDACC__) || defined(HK_EMULATE)
@@ -111,6 +117,7 @@ struct Warp {
     sync();
   }
   __device__ void add(float* p, float v) const { atomicAdd(p, v); }
+  __device__ void prefetch(const float*, int) const {}  // other warps run while one waits
 };
 #endif
 

@@ -51,6 +51,7 @@ struct Counter {
   }
 };
 
+#if !defined(__CUDACC__)  // by columns: for the CPU
 inline int largest_count(const hk_word* columns, hk_int words, const int* on, int count, hk_int at) {
   constexpr int LANES = 8;
   Counter<LANES> s;
@@ -138,5 +139,7 @@ inline float tanimoto_columns(const hk_word* columns, hk_int words, const hk_int
   }
   return best;
 }
+
+#endif
 
 }  // namespace HK_NS

@@ -1,8 +1,8 @@
 """The only room that chooses a compiled kernel; every function here answers None where PyTorch has to do it.
 
-A kernel takes contiguous float32 on the CPU with a fixed curvature. Under ``vmap`` and forward differentiation,
-in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it saves) and, for the row
-operations, under the compiler (which fuses them itself) the eager form is taken.
+A kernel takes contiguous float32 on the CPU with a fixed curvature. Under ``vmap`` and forward
+differentiation, in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it saves)
+and, for the row operations, under the compiler (which fuses them itself) the eager form is taken.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -62,7 +63,7 @@ def extension() -> ModuleType:
 
 @functools.cache
 def active() -> bool:
-    """Whether the compiled operators are there; looked for once, at the first operation that could use one."""
+    """Whether the compiled operators are there; looked for once, at the first use."""
     try:
         return extension().load().active
     except ModuleNotFoundError as error:
@@ -208,7 +209,7 @@ def conv(
     out, total : Tensor
         Points ``(N, o + 1)`` (the origin where the total is 0) and sums of weights ``(N, 1)``.
     """
-    n, k = x.shape[0], weight.shape[0]
+    n = x.shape[0]
     pairs = source.shape[0]
     flat = x.new_ones(pairs) if pair_weight is None else pair_weight.reshape(-1)
     if width is not None:
@@ -236,21 +237,20 @@ def conv(
         sigma,
         c,
     )
-    assert k * (out.shape[1]) == matrix.shape[0]
     return out, total
 
 
-def nearest_by_columns(packed, columns, starts, popcounts):  # noqa: ANN001, ANN201  (numpy arrays)
+def nearest_by_columns(
+    packed: np.ndarray, columns: np.ndarray, starts: np.ndarray, popcounts: np.ndarray
+) -> np.ndarray | None:
     """Largest Tanimoto similarity ``(n,)`` float32 of packed bit vectors to a set stored by columns, or None.
 
     The arrays are those of ``hyperkit_mol.moses``: uint8 ``(n, bytes)``, uint64 ``(bits, words)``, int64.
     """
     if packed.shape[1] != 128 or not active():
         return None
-    import numpy as np
-
-    if bool((np.bitwise_count(packed).sum(1, dtype=np.int64) >= 1024).any()):
-        return None
+    if bool((packed == 255).all(1).any()):
+        return None  # 1024 set bits do not fit the kernel's counter
     query, table, first, sizes = (
         torch.from_numpy(np.array(a, copy=not a.flags.writeable))
         for a in (packed, columns.view(np.int64), starts, popcounts)

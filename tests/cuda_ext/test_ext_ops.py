@@ -1,0 +1,280 @@
+"""The compiled operators against hyperkit's own eager functions in float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import geoopt
+import numpy as np
+import pytest
+import torch
+from ext_case import KINDS, conv_case, needs_library, relative, rows
+from torch import Tensor
+
+from hyperkit import Lorentz
+from hyperkit.nn import HKConv, geometry
+from hyperkit.ops import _fused
+from hyperkit.ops import lorentz as L
+from hyperkit.optim import RiemannianAdam
+
+pytestmark = needs_library
+
+
+def op(name: str):
+    return getattr(torch.ops.hyperkit_ext, name)
+
+
+def reference():
+    from hyperkit._ext import reference
+
+    return reference
+
+
+def row(kind: int, ts: list[Tensor]) -> Tensor:
+    return op("row")(kind, ts[0], ts[1] if len(ts) > 1 else None, 1.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_row_and_both_derivatives(kind):
+    ts = [t.clone().requires_grad_() for t in rows(kind)]
+    us = [t.detach().double().requires_grad_() for t in ts]
+    out, want = row(kind, ts), reference().row(kind, *us, c=1.3)
+    assert relative(out, want) < 1e-6
+    g = torch.randn_like(out)
+    first = torch.autograd.grad(out, ts, g, create_graph=True)
+    expected = torch.autograd.grad(want, us, g.double(), create_graph=True)
+    second = torch.autograd.grad([t.square().sum() for t in first], ts)
+    expected2 = torch.autograd.grad([t.square().sum() for t in expected], us)
+    for a, b in zip((*first, *second), (*expected, *expected2), strict=True):
+        assert relative(a, b) < 5e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [1, 257])
+def test_row_of_any_width_keeps_nan_to_its_row(kind, d):
+    ts = rows(kind, n=5, d=d, seed=3)
+    ts[0][2, -1] = torch.nan
+    out = row(kind, ts)
+    assert out[2].isnan().any()
+    others = [0, 1, 3, 4]
+    want = reference().row(kind, *[t.double() for t in ts], c=1.3)
+    assert relative(out[others], want[others]) < 2e-6
+    assert row(kind, [t[:0] for t in ts]).shape[0] == 0
+
+
+def test_row_operations_far_out_match_float64():
+    # Points at radius 12: close ones, and ones whose radii differ.
+    g = torch.Generator().manual_seed(0)
+    u = torch.nn.functional.normalize(torch.randn(200, 8, generator=g), dim=-1)
+    for change in (1.0 + 1e-3 * torch.rand(200, 1, generator=g), 1.0 + torch.rand(200, 1, generator=g)):
+        xs = u * np.sinh(12.0)
+        x, y = L.from_space(xs), L.from_space(xs * change)
+        want = L.dist(x.double(), y.double())
+        assert float(((op("row")(0, x, y, 1.0).squeeze(-1) - want) / want).abs().max()) < 1e-4
+
+
+def test_plain_calls_take_the_operator_and_only_where_it_fits(monkeypatch):
+    seen = []
+    original = torch.ops.hyperkit_ext.row
+    monkeypatch.setattr(torch.ops.hyperkit_ext, "row", lambda *a: seen.append(a[0]) or original(*a))
+    x, y = rows(0, n=4000)
+    out = L.dist(x, y, 1.3)
+    assert seen == [0]
+    with _fused.disabled():
+        assert relative(out, L.dist(x, y, 1.3)) < 1e-6
+    L.dist(x, y[:1], 1.3)  # broadcasts
+    L.dist(x.double(), y.double(), 1.3)
+    L.dist(x[:10], y[:10], 1.3)
+    torch.func.vmap(lambda a, b: L.dist(a, b, 1.3))(x, y)
+    c = torch.tensor(1.3, requires_grad=True)
+    L.dist(x, y, c).sum().backward()
+    assert c.grad is not None
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("correlation", ["distance", "linear", "gaussian"])
+@pytest.mark.parametrize("sizes", [{}, {"k": 1, "o": 16}, {"d": 1, "o": 1}, {"d": 257, "o": 32, "n": 8}])
+def test_conv_value_and_gradients(correlation, sizes):
+    tensors, graph, rule = conv_case(correlation, **sizes)
+    a = [t.clone().requires_grad_() for t in tensors]
+    b = [t.double().requires_grad_() for t in tensors]
+    got = op("conv")(*a[:6], *graph, a[6], *rule)
+    want = reference().conv(*b[:6], *graph, b[6], *rule)
+    for x, y in zip(got, want, strict=True):
+        assert relative(x, y) < 2e-5
+    g = torch.randn_like(got[0])
+    g[want[1].squeeze(-1) == 0] = 0
+    first = torch.autograd.grad(got[0], a, g)
+    expected = torch.autograd.grad(want[0], b, g.double(), allow_unused=True)
+    for x, y in zip(first, expected, strict=True):
+        if y is not None:
+            assert float((x - y).abs().max()) < 2e-4 * max(1.0, float(y.abs().max()))
+
+
+def test_conv_second_derivative():
+    tensors, graph, rule = conv_case()
+    a = [t.clone().requires_grad_() for t in tensors[:6]]
+    b = [t.double().requires_grad_() for t in tensors[:6]]
+    weight = tensors[6]
+    out = op("conv")(*a, *graph, weight, *rule)[0]
+    want = reference().conv(*b, *graph, weight.double(), *rule)[0]
+    first = torch.autograd.grad(out.square().sum(), a, create_graph=True)
+    expected = torch.autograd.grad(want.square().sum(), b, create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), a)
+    expected2 = torch.autograd.grad(expected[0].square().sum() + expected[1].square().sum(), b)
+    for x, y in zip(second, expected2, strict=True):
+        assert relative(x, y) < 1e-3
+        assert float(y.abs().max()) > 0
+
+
+def test_layer_is_the_same_with_and_without_the_kernel():
+    torch.manual_seed(0)
+    x = geometry("lorentz").random_normal(30, features=8)
+    layer = HKConv(8, 8, 3, empty="self", self_loop=False)
+    edges = torch.randint(0, 29, (2, 90))  # the last node is alone
+    shuffled = edges[:, torch.randperm(90)]
+    results = []
+    for eager in (False, True):
+        layer.zero_grad()
+        leaf = x.detach().clone().requires_grad_()
+        if eager:
+            with _fused.disabled():
+                out = layer(leaf, shuffled)
+                out.square().sum().backward()
+        else:
+            out = layer(leaf, shuffled)
+            out.square().sum().backward()
+        results.append([out.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-4
+
+
+def test_conv_far_from_the_origin_where_products_of_nodes_cancel():
+    tensors, graph, rule = conv_case()
+    tensors[0] = L.boost(tensors[0], L.expmap0(torch.nn.functional.pad(torch.full((7,), 2.6), (1, 0))))
+    got = op("conv")(*tensors[:6], *graph, tensors[6], *rule)[0]
+    doubles = [t.double() for t in tensors]
+    want = reference().conv(*doubles[:6], *graph, doubles[6], *rule)[0]
+    assert relative(got, want) < 1e-4
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adam_has_the_eager_trajectory(amsgrad):
+    ends = []
+    for eager in (False, True):
+        torch.manual_seed(0)
+        m = Lorentz(1.3)
+        start = m.random_normal(40, 9, std=0.5).as_subclass(Tensor)
+        p = geoopt.ManifoldParameter(start, manifold=m)
+        optimiser = RiemannianAdam([p], lr=0.05, weight_decay=0.01, amsgrad=amsgrad)
+        target = m.random_normal(40, 9, std=2.0)
+        for _ in range(20):
+            optimiser.zero_grad()
+            m.sqdist(p, target).sum().backward()
+            if eager:
+                with _fused.disabled():
+                    optimiser.step()
+            else:
+                optimiser.step()
+        ends.append((p.detach().as_subclass(Tensor), optimiser.state[p]["exp_avg"]))
+    for a, b in zip(*ends, strict=True):
+        assert relative(a, b) < 2e-4
+    assert relative(ends[0][0], start) > 1e-2
+
+
+def test_tanimoto_is_exact():
+    from hyperkit_mol.moses._nearest import bit_columns, nearest_similarity
+
+    rng = np.random.default_rng(0)
+    p, q = (np.packbits(rng.random((n, 1024)) < 0.05, axis=1) for n in (700, 40))
+    q[0], q[1] = 0, p[5]
+    p[7] = 0
+    columns = bit_columns(p)
+    want = nearest_similarity(q, columns)
+    assert (op("tanimoto_max")(torch.from_numpy(q), torch.from_numpy(p)).numpy() == want).all()
+    found = _fused.nearest_by_columns(q, *columns)
+    assert found is not None
+    assert (found == want).all()
+
+
+@pytest.mark.parametrize("name", ["row", "row_backward", "conv", "conv_backward"])
+def test_opcheck(name):
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    if name.startswith("row"):
+        x, y = (t.requires_grad_() for t in rows(2, n=6))
+        more = (torch.randn_like(x), 1.3, True, True) if name == "row_backward" else (1.3,)
+        torch.library.opcheck(op(name).default, (2, x, y, *more), test_utils=utils)
+        return
+    tensors, graph, rule = conv_case(n=6, m=3, k=2, d=3, o=2)
+    leaves = [t.requires_grad_() for t in tensors]
+    args = (*leaves[:6], *graph, leaves[6], *rule)
+    if name == "conv_backward":
+        out, total, sums = (t.detach() for t in op("conv")(*args))
+        args = (*args, total, sums, torch.randn_like(out), True, True)
+    torch.library.opcheck(op(name).default, args, test_utils=utils)
+
+
+def test_shape_dtype_and_range_errors_come_before_a_kernel():
+    x, y = rows(0)
+    for call, message in (
+        (lambda: op("row")(0, x, y[:3], 1.0), "rows of y"),
+        (lambda: op("row")(0, x, None, 1.0), "needs y"),
+        (lambda: op("row")(77, x, y, 1.0), "kind must be"),
+        (lambda: op("row")(0, x.double(), y.double(), 1.0), "dtype"),
+        (lambda: op("row")(0, x.T.contiguous().T, y, 1.0), "contiguous"),
+        (lambda: op("row")(0, x, y, -1.0), "c must be > 0"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    tensors, (begin, source), rule = conv_case()
+    for i, bad, message in (
+        (7, source + 100, "source must name nodes"),
+        (6, begin + 1, "begin must go from 0"),
+        (1, tensors[1][:, 1:].contiguous(), "columns of matrix"),
+        (8, tensors[6][1:].contiguous(), "length of weight"),
+    ):
+        args = [*tensors[:6], begin, source, tensors[6], *rule]
+        args[i] = bad
+        with pytest.raises(RuntimeError, match=message):
+            op("conv")(*args)
+
+
+def test_empty_graphs():
+    for n, m in ((0, 3), (4, 0)):
+        tensors, graph, rule = conv_case(n=n, m=m)
+        leaves = [t.requires_grad_() for t in tensors]
+        out, total, _ = op("conv")(*leaves[:6], *graph, leaves[6], *rule)
+        assert out.shape == (n, 7)
+        assert (total == 0).all()
+        out.sum().backward()
+        assert (out[:, 1:] == 0).all()
+
+
+_SCRIPT = """
+import torch
+from hyperkit.ops import _fused, lorentz as L
+print(_fused.active())
+torch.manual_seed(0)
+x = L.expmap0(torch.nn.functional.pad(torch.randn(3000, 8), (1, 0)))
+print(float(L.dist(x, x.flip(0)).sum()))
+"""
+
+
+@pytest.mark.parametrize(
+    "setting", [{"HYPERKIT_BACKEND": "eager"}, {"HYPERKIT_ISA": "base"}, {"HYPERKIT_ISA": "avx2"}]
+)
+def test_switches(setting):
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT],
+        env={**os.environ, **setting},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    active, total = done.stdout.split()
+    assert active == str("HYPERKIT_BACKEND" not in setting)
+    torch.manual_seed(0)
+    x = L.expmap0(torch.nn.functional.pad(torch.randn(3000, 8), (1, 0)))
+    assert float(total) == pytest.approx(float(L.dist(x, x.flip(0)).sum()), rel=1e-5)
