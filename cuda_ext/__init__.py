@@ -1,7 +1,8 @@
 """Compiled kernels of hyperkit, loaded on first use; ``hyperkit`` works the same without them.
 
-``HYPERKIT_BACKEND`` chooses: ``auto`` (the default: the library if it was built), ``ext`` (the library, or
-an error), ``nvrtc`` (GPU kernels compiled at run time; what runs on the CPU stays eager), ``eager`` (PyTorch only).
+``HYPERKIT_BACKEND`` chooses: ``auto`` (the default: the library if it was built), ``ext`` (the library or
+an error), ``nvrtc`` (GPU kernels compiled at run time; what runs on the CPU stays eager), ``eager``
+(PyTorch only).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Build of the kernels: ``python -m hyperkit._ext build [--cuda] [--arch 80 ...]``.
 
-One shared library, ``libhyperkit-<hash of its sources>.so``: the CPU kernels for three instruction sets, the
-operators over torch's stable ABI, and with ``--cuda`` the GPU kernels and their launchers. It is tied neither
-to a Python nor to a torch version (2.10 and later). A library of other sources has another name, so that a stale
-one is never loaded.
+One shared library, ``libhyperkit-<hash of its sources>.so``: the CPU kernels for three instruction sets,
+the operators over torch's stable ABI, and with ``--cuda`` the GPU kernels and their launchers. It is tied
+neither to a Python nor to a torch version (2.10 and later). A library of other sources has another name, so
+that a stale one is never loaded.
 """
 
 from __future__ import annotations

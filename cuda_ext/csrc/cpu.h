@@ -9,9 +9,10 @@ struct hk_table {
   void (*conv_backward)(const hk_conv_args&, const hk_conv_grad&, hk_int begin, hk_int end, float* scratch);
   void (*adam)(const hk_adam_args&, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
                float* v, float* largest);
-  void (*row)(int kind, const float* const* in, float* out, hk_int begin, hk_int end, int d, float c);
+  void (*row)(int kind, const float* const* in, float* out, hk_int begin, hk_int end, int d, float c,
+              float low);
   void (*row_backward)(int kind, const float* const* in, const float* grad, float* const* out, hk_int begin,
-                       hk_int end, int d, float c);
+                       hk_int end, int d, float c, float low);
   void (*tanimoto)(const hk_word* query, const hk_word* reference, const int* sizes, hk_int m, int words,
                    float* out, hk_int begin, hk_int end);
   void (*columns)(const hk_word* columns, hk_int words, const hk_int* starts, const hk_int* sizes,

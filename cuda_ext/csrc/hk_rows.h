@@ -99,11 +99,11 @@ struct Haversine {
   }
 };
 
-// 1 - c |x|^2 of a row.
+// 1 - c |x|^2 of a row. Here c needs more digits than a float has: near the edge its rounding would be seen.
 template <class G>
-HK_FN float gap_(const G& g, const float* x, int d, float c) {
+HK_FN float gap_(const G& g, const float* x, int d, float c, float low) {
   wide q = g.sum(d, [&](int i) { return wide(x[i]) * wide(x[i]); }, wide(0.0f));
-  return (float)(wide(1.0f) - wide(c) * q);
+  return (float)(wide(1.0f) - (wide(c) + wide(low)) * q);
 }
 
 constexpr float BALL_TOP = 1.0f - 2.0f * 1.1920928955078125e-7f;
@@ -119,7 +119,7 @@ HK_FN float ball_project(const G& g, float* out, int d, float c) {
 }
 
 template <class G>
-HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, float* out, int d, float c) {
+HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, float* out, int d, float c, float low) {
   // Lorentz rows hold d + 1 numbers; x and y point to the space part, out to the whole row.
   const float root = sqrt_(c);
   if (kind == L_DIST || kind == L_SQDIST) {
@@ -160,7 +160,7 @@ HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, flo
     g.each(1, [&](int) { out[0] = 0.0f; });
   } else if (kind == B_DIST) {
     float w2 = g.sum(d, [&](int i) { return (x[i] - y[i]) * (x[i] - y[i]); }, 0.0f);
-    float s = c * w2 / gap_(g, x, d, c) / gap_(g, y, d, c);
+    float s = c * w2 / gap_(g, x, d, c, low) / gap_(g, y, d, c, low);
     g.each(1, [&](int) { out[0] = 2.0f / root * asinh_(sqrt_(s <= 0.0f ? 0.0f : s)); });
   } else if (kind == B_EXPMAP0) {
     float q = g.sum(d, [&](int i) { return x[i] * x[i]; }, 0.0f), f, slope;
@@ -168,18 +168,18 @@ HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, flo
     g.each(d, [&](int i) { out[i] = f * x[i]; });
     ball_project(g, out, d, c);
   } else if (kind == B_LOGMAP0) {
-    float q = g.sum(d, [&](int i) { return x[i] * x[i]; }, 0.0f), gap = gap_(g, x, d, c), f, slope;
+    float q = g.sum(d, [&](int i) { return x[i] * x[i]; }, 0.0f), gap = gap_(g, x, d, c, low), f, slope;
     asinhc_(c * q / gap, f, slope);
     f = f / sqrt_(gap);
     g.each(d, [&](int i) { out[i] = f * x[i]; });
   } else if (kind == B_ADD) {
-    float gx = gap_(g, x, d, c), gy = gap_(g, y, d, c);
+    float gx = gap_(g, x, d, c, low), gy = gap_(g, y, d, c, low);
     float s = c * g.sum(d, [&](int i) { return (x[i] + y[i]) * (x[i] + y[i]); }, 0.0f);
     float den = s + gx * gy, fb = gx / den, fx = s / den;
     g.each(d, [&](int i) { out[i] = fb * (x[i] + y[i]) + fx * x[i]; });
     ball_project(g, out, d, c);
   } else if (kind == B_LOGMAP) {
-    float gx = gap_(g, x, d, c), gy = gap_(g, y, d, c);
+    float gx = gap_(g, x, d, c, low), gy = gap_(g, y, d, c, low);
     float e2 = c * g.sum(d, [&](int i) { return (y[i] - x[i]) * (y[i] - x[i]); }, 0.0f);
     float s = e2 / gx / gy, as, slope;
     asinhc_(s, as, slope);
@@ -191,7 +191,7 @@ HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, flo
 // Gradients gx and gy (where wanted) of the space rows, given that of the output.
 template <class G>
 HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, const float* grad, float* gx,
-                        float* gy, int d, float c) {
+                        float* gy, int d, float c, float low) {
   const float root = sqrt_(c);
   if (kind == L_DIST || kind == L_SQDIST || kind == L_LOGMAP) {
     Haversine h(g, x, y, d, c);
@@ -268,7 +268,7 @@ HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, co
         return;
       }
     } else {
-      float gap = gap_(g, x, d, c), s = c * q / gap, inner, rise;
+      float gap = gap_(g, x, d, c, low), s = c * q / gap, inner, rise;
       asinhc_(s, inner, rise);
       f = inner / sqrt_(gap);
       // by c q: ds = 1/gap^2, and gap = 1 - c q
@@ -278,7 +278,7 @@ HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, co
     g.each(d, [&](int i) { gx[i] = f * (grad[skip + i] + over * x[i]) + more * x[i]; });
   } else if (kind == B_DIST) {
     float w2 = g.sum(d, [&](int i) { return (x[i] - y[i]) * (x[i] - y[i]); }, 0.0f);
-    float ax = gap_(g, x, d, c), ay = gap_(g, y, d, c), s = c * w2 / ax / ay;
+    float ax = gap_(g, x, d, c, low), ay = gap_(g, y, d, c, low), s = c * w2 / ax / ay;
     float by_s = s > 0.0f ? grad[0] / (root * sqrt_(s) * sqrt_(1.0f + s)) : (s <= 0.0f ? 0.0f : s);
     float on_w = 2.0f * c * by_s / ax / ay, on_x = 2.0f * c * by_s * s / ax, on_y = 2.0f * c * by_s * s / ay;
     g.each(d, [&](int i) {
@@ -286,7 +286,7 @@ HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, co
       if (gy != nullptr) gy[i] = on_w * (y[i] - x[i]) + on_y * y[i];
     });
   } else if (kind == B_ADD) {
-    float ax = gap_(g, x, d, c), ay = gap_(g, y, d, c);
+    float ax = gap_(g, x, d, c, low), ay = gap_(g, y, d, c, low);
     float s = c * g.sum(d, [&](int i) { return (x[i] + y[i]) * (x[i] + y[i]); }, 0.0f);
     float den = s + ax * ay, fb = ax / den, fx = s / den;
     float n2 = g.sum(
@@ -321,7 +321,7 @@ HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, co
       if (gy != nullptr) gy[i] = shared - 2.0f * c * by_ay * y[i];
     });
   } else if (kind == B_LOGMAP) {
-    float ax = gap_(g, x, d, c), ay = gap_(g, y, d, c);
+    float ax = gap_(g, x, d, c, low), ay = gap_(g, y, d, c, low);
     float e2 = c * g.sum(d, [&](int i) { return (y[i] - x[i]) * (y[i] - x[i]); }, 0.0f);
     float s = e2 / ax / ay, as, slope, rt = sqrt_(1.0f + s);
     asinhc_(s, as, slope);
@@ -351,19 +351,20 @@ HK_FN bool row_lorentz(int kind) { return kind <= L_LOGMAP0; }
 HK_FN bool row_scalar(int kind) { return kind == L_DIST || kind == L_SQDIST || kind == B_DIST; }
 
 template <class G>
-HK_FN void row_at(const G& g, int kind, const float* x, const float* y, float* out, hk_int n, int d, float c) {
+HK_FN void row_at(const G& g, int kind, const float* x, const float* y, float* out, hk_int n, int d, float c,
+                  float low) {
   int skip = row_lorentz(kind) ? 1 : 0;
   hk_int at = n * (d + skip) + skip;
-  row_forward(g, kind, x + at, y == nullptr ? nullptr : y + at, out + (row_scalar(kind) ? n : n * (d + skip)), d, c);
+  row_forward(g, kind, x + at, y == nullptr ? nullptr : y + at, out + (row_scalar(kind) ? n : n * (d + skip)), d, c, low);
 }
 
 template <class G>
 HK_FN void row_backward_at(const G& g, int kind, const float* x, const float* y, const float* grad, float* gx,
-                           float* gy, hk_int n, int d, float c) {
+                           float* gy, hk_int n, int d, float c, float low) {
   int skip = row_lorentz(kind) ? 1 : 0;
   hk_int at = n * (d + skip) + skip;
   row_backward(g, kind, x + at, y == nullptr ? nullptr : y + at, grad + (row_scalar(kind) ? n : n * (d + skip)),
-               gx == nullptr ? nullptr : gx + at, gy == nullptr ? nullptr : gy + at, d, c);
+               gx == nullptr ? nullptr : gx + at, gy == nullptr ? nullptr : gy + at, d, c, low);
   if (skip) {
     g.each(1, [&](int) {  // no time coordinate is read
       if (gx != nullptr) gx[at - 1] = 0.0f;

@@ -35,18 +35,18 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS) hk_conv_backward_ker
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
-    hk_row_kernel(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c) {
+    hk_row_kernel(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, float low) {
   HK_NS::Warp g;
   for (hk_int r = (hk_int)blockIdx.x * HK_WARPS + (threadIdx.x >> 5); r < n; r += (hk_int)gridDim.x * HK_WARPS)
-    HK_NS::row_at(g, kind, x, y, out, r, d, c);
+    HK_NS::row_at(g, kind, x, y, out, r, d, c, low);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
     hk_row_backward_kernel(int kind, const float* x, const float* y, const float* grad, float* gx, float* gy,
-                           hk_int n, int d, float c) {
+                           hk_int n, int d, float c, float low) {
   HK_NS::Warp g;
   for (hk_int r = (hk_int)blockIdx.x * HK_WARPS + (threadIdx.x >> 5); r < n; r += (hk_int)gridDim.x * HK_WARPS)
-    HK_NS::row_backward_at(g, kind, x, y, grad, gx, gy, r, d, c);
+    HK_NS::row_backward_at(g, kind, x, y, grad, gx, gy, r, d, c, low);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)

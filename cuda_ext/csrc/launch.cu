@@ -44,17 +44,17 @@ HK_EXPORT int hk_cuda_conv_backward(const hk_conv_args* a, const hk_conv_grad* b
   return (int)cudaGetLastError();
 }
 
-HK_EXPORT int hk_cuda_row(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c,
+HK_EXPORT int hk_cuda_row(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, float low,
                           void* stream) {
   hk_row_kernel<<<blocks((n + HK_WARPS - 1) / HK_WARPS), 32 * HK_WARPS, 0, (cudaStream_t)stream>>>(kind, x, y, out,
-                                                                                                n, d, c);
+                                                                                                n, d, c, low);
   return (int)cudaGetLastError();
 }
 
 HK_EXPORT int hk_cuda_row_backward(int kind, const float* x, const float* y, const float* grad, float* gx, float* gy,
-                                   hk_int n, int d, float c, void* stream) {
+                                   hk_int n, int d, float c, float low, void* stream) {
   hk_row_backward_kernel<<<blocks((n + HK_WARPS - 1) / HK_WARPS), 32 * HK_WARPS, 0, (cudaStream_t)stream>>>(
-      kind, x, y, grad, gx, gy, n, d, c);
+      kind, x, y, grad, gx, gy, n, d, c, low);
   return (int)cudaGetLastError();
 }
 

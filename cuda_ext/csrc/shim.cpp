@@ -159,8 +159,9 @@ Tensor row(int64_t kind, Tensor x, std::optional<Tensor> y, double c) {
   const float* from[2] = {in<float>(x), y.has_value() ? in<float>(*y) : nullptr};
   float* to = out<float>(result);
   int d = static_cast<int>(x.size(1) - lorentz(kind));
+  float head = static_cast<float>(c);
   torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
-    table().row(static_cast<int>(kind), from, to, begin, end, d, static_cast<float>(c));
+    table().row(static_cast<int>(kind), from, to, begin, end, d, head, static_cast<float>(c - head));
   });
   return result;
 }
@@ -179,8 +180,9 @@ std::tuple<Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Te
   float* to[2] = {first ? out<float>(gx) : nullptr, second ? out<float>(gy) : nullptr};
   const float* g = in<float>(grad);
   int d = static_cast<int>(x.size(1) - lorentz(kind));
+  float head = static_cast<float>(c);
   torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
-    table().row_backward(static_cast<int>(kind), from, g, to, begin, end, d, static_cast<float>(c));
+    table().row_backward(static_cast<int>(kind), from, g, to, begin, end, d, head, static_cast<float>(c - head));
   });
   return {gx, gy};
 }

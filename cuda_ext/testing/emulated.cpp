@@ -18,13 +18,13 @@ int blocks(hk_int n) { return n < 1 ? 1 : (int)(n > 3 ? 3 : n); }  // few: nodes
 HK_EXPORT const char* emu_message() { return message.c_str(); }
 HK_EXPORT hk_int emu_conv_shared(int d, int o, int k, int backward) { return hk_conv_shared(d, o, k, backward != 0); }
 
-HK_EXPORT int emu_row(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, unsigned seed) {
-  return done(emu::launch(blocks(n), 32 * HK_WARPS, 0, seed, [=] { hk_row_kernel(kind, x, y, out, n, d, c); }));
+HK_EXPORT int emu_row(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, float low, unsigned seed) {
+  return done(emu::launch(blocks(n), 32 * HK_WARPS, 0, seed, [=] { hk_row_kernel(kind, x, y, out, n, d, c, low); }));
 }
 HK_EXPORT int emu_row_backward(int kind, const float* x, const float* y, const float* grad, float* gx, float* gy,
-                               hk_int n, int d, float c, unsigned seed) {
+                               hk_int n, int d, float c, float low, unsigned seed) {
   return done(emu::launch(blocks(n), 32 * HK_WARPS, 0, seed,
-                          [=] { hk_row_backward_kernel(kind, x, y, grad, gx, gy, n, d, c); }));
+                          [=] { hk_row_backward_kernel(kind, x, y, grad, gx, gy, n, d, c, low); }));
 }
 HK_EXPORT int emu_adam(const hk_adam_args* a, hk_int n, int d, float* x, const float* grad, float* m, float* v,
                        float* largest, unsigned seed) {
@@ -56,12 +56,12 @@ HK_EXPORT int emu_by_name(const char* name, int grid, int threads, hk_int shared
   } else if (kernel == "hk_row_kernel") {
     body = [=] {
       hk_row_kernel(*(int*)p[0], *(const float**)p[1], *(const float**)p[2], *(float**)p[3], *(hk_int*)p[4],
-                    *(int*)p[5], *(float*)p[6]);
+                    *(int*)p[5], *(float*)p[6], *(float*)p[7]);
     };
   } else if (kernel == "hk_row_backward_kernel") {
     body = [=] {
       hk_row_backward_kernel(*(int*)p[0], *(const float**)p[1], *(const float**)p[2], *(const float**)p[3],
-                             *(float**)p[4], *(float**)p[5], *(hk_int*)p[6], *(int*)p[7], *(float*)p[8]);
+                             *(float**)p[4], *(float**)p[5], *(hk_int*)p[6], *(int*)p[7], *(float*)p[8], *(float*)p[9]);
     };
   } else {
     return done("unknown kernel " + kernel);

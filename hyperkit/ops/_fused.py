@@ -1,8 +1,8 @@
 """The only room that chooses a compiled kernel; every function here answers None where PyTorch has to do it.
 
 A kernel takes contiguous float32 on the CPU with a fixed curvature. Under ``vmap`` and forward
-differentiation, in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it saves)
-and, for the row operations, under the compiler (which fuses them itself) the eager form is taken.
+differentiation, in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it
+saves) and, for the row operations, under the compiler (which fuses them itself) the eager form is taken.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Process time, so that a busy machine does not blur the ratios; the forms take turns and each figure is the
 least over the rounds. "bound" is the larger of two times that no program for this method can beat here: the
-multiply-adds of one product a node and of the combination a pair at the rate of a large matrix product, and the bytes of
-inputs, products and outputs at the rate of a copy, both measured in the same run.
+multiply-adds of one product a node and of the combination a pair at the rate of a large matrix product, and
+the bytes of inputs, products and outputs at the rate of a copy, both measured in the same run.
 
     python tests/benchmarks/hkconv_speed.py [--nodes 20000] [--neighbors 16] [--kernels 8] [--features 32]
                                             [--threads 1] [--rounds 3] [--compile] [--vary]
