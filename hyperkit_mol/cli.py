@@ -100,7 +100,9 @@ def generate(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, one SMILES a line.")] = Path(
         "out.smi"
     ),
-    model: Annotated[Path, typer.Option("-m", "--model", help="Model folder.")] = Path("runs/moses/model"),
+    model: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Model folder; the shipped model if left out.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same molecules.")] = 0,
     temperature: Annotated[float, typer.Option(help="Of the decoder's choices: 1 samples the model.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Molecules decoded at once.")] = 1024,
@@ -108,13 +110,15 @@ def generate(
 ) -> None:
     """Sample molecules; every one is valid by construction.
 
-    Example: [bold]hyperkit-mol generate -n 30000 -m runs/moses/model -o out.smi[/]
+    Example: [bold]hyperkit-mol generate -n 1000[/] samples the model that comes with the package;
+    [bold]hyperkit-mol generate -n 30000 -m runs/mine/model -o out.smi[/] one of your own.
     """
     with answer():
         from hyperkit_mol.generator.generate import generate as run
+        from hyperkit_mol.generator.shipped import shipped_model
 
         report = run(
-            model,
+            model or shipped_model(),
             count,
             output,
             seed=seed,

@@ -48,6 +48,7 @@ def save_model_files(folder: Path, files: ModelFiles) -> None:
         new.mkdir()
         tensors = {k: v.detach().cpu().contiguous() for k, v in files.weights.items()}
         save_file(tensors, str(new / _WEIGHTS), metadata={"vocabulary": files.vocabulary.digest})
+        (new / _WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
         (new / _VOCABULARY).write_text(files.vocabulary.to_json())
         document = {
             "format": FORMAT,
