@@ -30,6 +30,8 @@ class Roles(griffe.Extension):
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         """Griffe's hook, called for every class: attributes that nothing describes are not shown."""
-        for member in cls.members.values():
-            if member.is_attribute and member.docstring is None and "property" not in member.labels:
-                member.public = False
+        for name, member in list(cls.members.items()):
+            plain = member.is_attribute and member.docstring is None and "property" not in member.labels
+            if plain and member.annotation is None:  # fields of data classes and settings have one
+                # Not `public = False`: names that are exported elsewhere are aliases, which do not see it.
+                cls.del_member(name)

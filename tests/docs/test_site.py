@@ -110,7 +110,9 @@ def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r"[\w./-]+\.md", text[text.index("\nnav:") :]))
     there = {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
-    assert there == listed
+    assert there <= listed
+    hook = (ROOT / "docs/_site/nav.py").read_text(encoding="utf-8")
+    assert listed - there <= set(re.findall(r'"([\w/-]+\.md)"', hook))
 
 
 # -- API ----------------------------------------------------------------------------------------------------
