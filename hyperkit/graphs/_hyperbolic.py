@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperkit.graphs._euclidean import FirstLinear
 from hyperkit.graphs._sparse import Adjacency, Features
 from hyperkit.manifolds.lorentz import Lorentz
-from hyperkit.nn import HKConv, LorentzLayerNorm, LorentzLinear, LorentzResidual
+from hyperkit.nn import HKConv, LorentzDropout, LorentzLayerNorm, LorentzLinear, LorentzResidual
 from hyperkit.nn._base import LorentzLayer, lorentz_tail
 from hyperkit.ops import lorentz as ops
 from hyperkit.ops._scalar import sinhc
@@ -217,9 +217,10 @@ class HKOurs(LorentzLayer):
     """HKNet with what its layer leaves out given back, every part an option.
 
     A kernel convolution sees how the neighbours lie around a node, but not where the node is. Here each one
-    is joined with its input (Lorentz residual), neighbours are weighted by ``1/sqrt(deg_i deg_j)``, the
-    points can be averaged with their neighbours first, and spread in the end by a personalised PageRank of
-    Lorentz points (after APPNP, Gasteiger et al., ICLR 2019).
+    is joined with its input (Lorentz residual), neighbours are weighted by ``1/sqrt(deg_i deg_j)``, dropout
+    is that of the nodes and not of each pair, the points can be averaged with their neighbours first, and
+    spread in the end by a personalised PageRank of Lorentz points (after APPNP, Gasteiger et al., ICLR 2019).
+    No activation is needed (every layer is nonlinear), and the compiled kernel takes the whole convolution.
 
     Parameters
     ----------
@@ -263,14 +264,13 @@ class HKOurs(LorentzLayer):
                 hidden,
                 kernels,
                 c=m,
-                dropout=dropout,
-                activation="relu" if i else None,
                 aggregation=aggregation,  # type: ignore[arg-type]
                 correlation=correlation,  # type: ignore[arg-type]
                 empty="self",
             )
-            for i in range(layers - 1)
+            for _ in range(layers - 1)
         )
+        self.dropout = LorentzDropout(dropout, c=m)
         self.residuals = nn.ModuleList(LorentzResidual(c=m, weight=keep) for _ in range(layers - 1))
 
     def forward(self, x: Features, graph: Adjacency) -> Tensor:
@@ -280,7 +280,7 @@ class HKOurs(LorentzLayer):
             h = lorentz_mean(h, graph, self.c)
         weight = graph.edge_weight()
         for conv, residual in zip(self.convs, self.residuals, strict=True):
-            h = residual(conv(h, graph.edge_index, edge_weight=weight), h)
+            h = residual(conv(self.dropout(h), graph.edge_index, edge_weight=weight), h)
         return spread(h, graph, self.spread, self.restart, self.c) if self.spread else h
 
 
