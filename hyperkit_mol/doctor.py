@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import sys
 import uuid
@@ -188,6 +189,30 @@ def _compiler() -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _kernels() -> Iterator[Finding]:
+    spec = importlib.util.find_spec("hyperkit")
+    if spec is None or spec.origin is None:
+        return
+    folder = Path(spec.origin).parent
+    # Run by its path: importing it by its name would import hyperkit, and torch with it.
+    places = (folder / "_ext" / "build.py", folder.parent / "cuda_ext" / "build.py")
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        return
+    build = runpy.run_path(str(file))
+    library = build["find_library"]()
+    chosen = os.environ.get("HYPERKIT_BACKEND")
+    if chosen == "eager":
+        yield Finding(
+            "compiled kernels", "note", "switched off by HYPERKIT_BACKEND=eager", "unset HYPERKIT_BACKEND"
+        )
+    elif library is None:
+        detail = "not built: PyTorch computes the same, more slowly"
+        yield Finding("compiled kernels", "missing", detail, "python -m hyperkit._ext build")
+    else:
+        yield Finding("compiled kernels", "ok", library.name)
+
+
 def _cache() -> Iterator[Finding]:
     chosen = os.environ.get("HYPERKIT_CACHE")
     if not chosen:
@@ -217,7 +242,7 @@ def _cache() -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _processors, _devices, _compiler, _packages, _moses, _cache,
+    _python, _processors, _devices, _compiler, _packages, _kernels, _moses, _cache,
 )  # fmt: skip
 
 

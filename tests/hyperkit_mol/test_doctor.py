@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -98,6 +99,23 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     found = by_topic()["C++ compiler"]
     assert found.state == "missing"
     assert "apt-get install" in found.fix
+
+
+def test_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A library that was built for these sources, none, and the switch."""
+    source = "from pathlib import Path\nwhere = Path(__file__).with_name('libx.so')\n"
+    source += "def find_library():\n    return where if where.exists() else None\n"
+    (tmp_path / "hyperkit" / "_ext").mkdir(parents=True)
+    (tmp_path / "hyperkit" / "__init__.py").write_text("")
+    (tmp_path / "hyperkit" / "_ext" / "build.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("hyperkit", tmp_path / "hyperkit" / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.delenv("HYPERKIT_BACKEND", raising=False)
+    assert by_topic()["compiled kernels"].fix == "python -m hyperkit._ext build"
+    (tmp_path / "hyperkit" / "_ext" / "libx.so").write_text("")
+    assert by_topic()["compiled kernels"].detail == "libx.so"
+    monkeypatch.setenv("HYPERKIT_BACKEND", "eager")
+    assert by_topic()["compiled kernels"].state == "note"
 
 
 def test_fewer_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
