@@ -23,7 +23,7 @@ Radius = Annotated[float, typer.Option(help="Root mean square distance in latent
 def interpolate(
     start: Annotated[str, typer.Argument(help="SMILES of the first molecule.")],
     end: Annotated[str, typer.Argument(help="SMILES of the last molecule.")],
-    steps: Annotated[int, typer.Option(help="Points on the way, both ends included.")] = 10,
+    steps: Annotated[int, typer.Option(help="Molecules on the way at most, both ends included.")] = 10,
     model: Model = None,
     output: Out = Path("interpolation.smi"),
     picture: Picture = None,
@@ -36,7 +36,7 @@ def interpolate(
         from hyperkit_mol.generator import explore
 
         found = explore.interpolate(_load(model), start, end, steps)
-        _write(found, output, picture, [f"{k / (steps - 1):.2f}" for k in range(steps)])
+        _write([smiles for _, smiles in found], output, picture, [f"{place:.3f}" for place, _ in found])
 
 
 def neighbors(

@@ -135,8 +135,14 @@ def distance(model: MoleculeGenerator, a: Latent, b: Latent) -> Tensor:
     return (tree + graph).sqrt()
 
 
-def interpolate(model: MoleculeGenerator, start: str, end: str, steps: int = 10) -> list[str]:
+def interpolate(
+    model: MoleculeGenerator, start: str, end: str, steps: int = 10, resolution: int = 1024
+) -> list[tuple[float, str]]:
     """Molecules along the geodesic from one molecule's latent to another's.
+
+    In hyperbolic space the way between two far points turns near the origin: most of it looks like one end or
+    the other, and what lies between is met in a short stretch. So the way is decoded (greedily) at
+    `resolution` points and told as the molecules that it meets.
 
     Parameters
     ----------
@@ -144,25 +150,41 @@ def interpolate(model: MoleculeGenerator, start: str, end: str, steps: int = 10)
     start, end : str
         SMILES.
     steps : int
-        Points on the way, both ends included, >= 2.
+        Molecules to give at most, >= 2.
+    resolution : int
+        Points of the geodesic that are decoded, >= `steps`.
 
     Returns
     -------
-    list of str
-        `steps` canonical SMILES, decoded greedily; the ends are the reconstructions of `start` and `end`.
+    list of (float, str)
+        Place on the way (0 to 1: the middle of the stretch that decodes to the molecule; 0 and 1 for the
+        ends) and canonical SMILES. No two neighbours are the same molecule. The ends are the reconstructions
+        of `start` and `end`; where more than `steps` are met, those kept are spread evenly over them.
 
     Raises
     ------
     ValueError
-        If `steps` is below 2; see also :func:`encode`.
+        If `steps` or `resolution` is out of range; see also :func:`encode`.
     """
     if steps < 2:
         raise ValueError(f"steps must be >= 2, got {steps}")
+    if resolution < steps:
+        raise ValueError(f"resolution must be >= steps = {steps}, got {resolution}")
     latent = encode(model, [start, end])
-    t = torch.linspace(0, 1, steps)
+    t = torch.linspace(0, 1, resolution)
     space = model.autoencoder.space
-    way = Latent(*(space.geodesic(t, x[:1].expand(steps, -1), x[1:].expand(steps, -1)) for x in latent))
-    return _decode(Sampler(model, temperature=0.0), way, 0)
+    way = Latent(
+        *(space.geodesic(t, x[:1].expand(resolution, -1), x[1:].expand(resolution, -1)) for x in latent)
+    )
+    found = _decode(Sampler(model, temperature=0.0), way, 0)
+    begins = [0, *(k for k in range(1, resolution) if found[k] != found[k - 1])]
+    ends = [*(k - 1 for k in begins[1:]), resolution - 1]
+    places = [float(t[a] + t[b]) / 2 for a, b in zip(begins, ends, strict=True)]
+    places[0], places[-1] = 0.0, 1.0 if len(places) > 1 else 0.0
+    met = [(place, found[k]) for place, k in zip(places, begins, strict=True)]
+    if len(met) <= steps:
+        return met
+    return [met[k] for k in np.linspace(0, len(met) - 1, steps).round().astype(int)]
 
 
 def _scatter(model: MoleculeGenerator, latent: Latent, radius: float, generator: torch.Generator) -> Latent:

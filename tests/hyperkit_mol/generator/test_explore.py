@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import geoopt
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hyperkit_mol.generator import explore
 from hyperkit_mol.generator.cli_explore import objective_of
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
+from hyperkit_mol.generator.shipped import shipped_model
 from hyperkit_mol.generator.stream import BatchStream
 
 PARACETAMOL, GUAIACOL = "CC(=O)Nc1ccc(O)cc1", "COc1ccccc1O"
@@ -39,10 +42,9 @@ def model(data: TreeDataset) -> MoleculeGenerator:
 
 
 @pytest.fixture(scope="module")
-def folder(model: MoleculeGenerator, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp("explore") / "model"
-    model.save(path)
-    return path
+def shipped() -> MoleculeGenerator:
+    """The trained model of the package: what a barely trained one decodes is all alike."""
+    return MoleculeGenerator.load(shipped_model())
 
 
 def canonical(smiles: list[str]) -> bool:
@@ -69,13 +71,22 @@ def test_what_cannot_be_encoded_is_named(model: MoleculeGenerator, smiles: list[
         explore.encode(model, smiles)
 
 
-def test_interpolation_begins_and_ends_at_the_reconstructions(model: MoleculeGenerator) -> None:
-    way = explore.interpolate(model, PARACETAMOL, GUAIACOL, 7)
-    assert [way[0], way[-1]] == explore.reconstruct(model, [PARACETAMOL, GUAIACOL])
-    assert len(way) == 7
-    assert canonical(way)
+def test_interpolation_begins_and_ends_at_the_reconstructions(shipped: MoleculeGenerator) -> None:
+    way = explore.interpolate(shipped, PARACETAMOL, GUAIACOL, 50, resolution=200)
+    smiles = [s for _, s in way]
+    assert [smiles[0], smiles[-1]] == explore.reconstruct(shipped, [PARACETAMOL, GUAIACOL])
+    places = [place for place, _ in way]
+    assert places == sorted(places)
+    assert (places[0], places[-1]) == (0.0, 1.0)
+    assert all(a != b for a, b in itertools.pairwise(smiles))
+    assert canonical(smiles)
+    few = explore.interpolate(shipped, PARACETAMOL, GUAIACOL, 2, resolution=200)
+    assert few == [way[0], way[-1]]
+    assert len(explore.interpolate(shipped, PARACETAMOL, PARACETAMOL, 5)) == 1
     with pytest.raises(ValueError, match="steps must be >= 2, got 1"):
-        explore.interpolate(model, PARACETAMOL, GUAIACOL, 1)
+        explore.interpolate(shipped, PARACETAMOL, GUAIACOL, 1)
+    with pytest.raises(ValueError, match="resolution must be >= steps"):
+        explore.interpolate(shipped, PARACETAMOL, GUAIACOL, 9, resolution=8)
 
 
 def test_neighbors_spread_with_the_radius(model: MoleculeGenerator) -> None:
@@ -199,7 +210,7 @@ def test_objectives_by_name(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
             objective_of(name)
 
 
-def test_verbs_write_files_and_pictures(folder, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verbs_write_files_and_pictures(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls = {
         "interpolate": [PARACETAMOL, GUAIACOL, "--steps", "4"],
@@ -209,13 +220,11 @@ def test_verbs_write_files_and_pictures(folder, tmp_path, monkeypatch: pytest.Mo
     }
     for verb, arguments in calls.items():
         for picture in (f"{verb}.svg", f"{verb}.png"):
-            done = CliRunner().invoke(
-                app, [verb, *arguments, "-m", str(folder), "-o", f"{verb}.out", "--picture", picture]
-            )
+            done = CliRunner().invoke(app, [verb, *arguments, "-o", f"{verb}.out", "--picture", picture])
             assert done.exit_code == 0, done.output
             assert (tmp_path / picture).stat().st_size > 500
         found = (tmp_path / f"{verb}.out").read_text().splitlines()
-        assert len(found) >= {"interpolate": 4, "neighbors": 1, "decorate": 12, "optimize": 3}[verb]
+        assert len(found) >= {"interpolate": 2, "neighbors": 5, "decorate": 12, "optimize": 5}[verb]
     lines = (tmp_path / "optimize.out").read_text().splitlines()
     assert lines[0] == "smiles,score,round"
     assert not list(tmp_path.glob(".*"))
@@ -224,7 +233,25 @@ def test_verbs_write_files_and_pictures(folder, tmp_path, monkeypatch: pytest.Mo
         (["decorate", "CC", "--picture", "x.gif"], "must end in .svg or .png"),
         (["optimize", "nonsense"], "objective must be"),
     ):
-        done = CliRunner().invoke(app, [*arguments, "-m", str(folder)])
+        done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 1
         assert said in done.output
         assert "Traceback" not in done.output
+
+
+def test_the_shipped_model_generates_without_training(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["generate", "-n", "200", "-o", "out.smi"])
+    assert done.exit_code == 0, done.output
+    smiles = (tmp_path / "out.smi").read_text().split()
+    assert len(smiles) == 200
+    assert len(set(smiles)) > 190
+    assert canonical(smiles)
+    sizes = [Chem.MolFromSmiles(s).GetNumHeavyAtoms() for s in smiles]
+    assert 18 < np.mean(sizes) < 25  # MOSES: 21.7
+    model = MoleculeGenerator.load(shipped_model())
+    assert model.config.prior == "gan"
+    assert model.config.model.geometry == "lorentz"
+    assert sum(f.stat().st_size for f in shipped_model().iterdir()) <= 20_000_000
+    drugs = [PARACETAMOL, GUAIACOL, "CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(C(C)C(=O)O)cc1"]
+    assert sum(a == b for a, b in zip(drugs, explore.reconstruct(model, drugs), strict=True)) >= 2
