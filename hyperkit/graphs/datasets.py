@@ -132,15 +132,12 @@ def from_pyg(data: Any, name: str = "pyg") -> Graph | GraphSet:
     if not isinstance(x, Tensor) or not isinstance(edges, Tensor):
         raise TypeError(f"data must have tensors x and edge_index (PyG's Data), got {type(data).__name__}")
     y = getattr(data, "y", None)
-    masks = [getattr(data, f"{part}_mask", None) for part in ("train", "val", "test")]
+    found = [getattr(data, f"{part}_mask", None) for part in ("train", "val", "test")]
+    masks = [m.reshape(len(x), -1).bool() for m in found if isinstance(m, Tensor)]
     splits = []
-    if all(isinstance(m, Tensor) for m in masks):
-        columns = [m.unsqueeze(-1) if m.ndim == 1 else m for m in masks]  # type: ignore[union-attr]
-        count = max(m.shape[1] for m in columns)
-        splits = [
-            checked(*(m[:, min(i, m.shape[1] - 1)].bool() for m in columns), size=len(x))
-            for i in range(count)
-        ]
+    if len(masks) == 3:
+        count = max(m.shape[1] for m in masks)
+        splits = [checked(*(m[:, min(i, m.shape[1] - 1)] for m in masks), size=len(x)) for i in range(count)]
     return Graph(
         name, x.float(), both_directions(edges, len(x)), None if y is None else y.flatten().long(), splits
     )

@@ -16,7 +16,7 @@ from hyperkit.graphs.datasets import Graph, GraphSet, Triples
 from hyperkit.graphs.models import MODELS, TASKS, ModelSettings, Task
 from hyperkit.graphs.training import GraphTask, LinkTask, NodeTask, Result, TrainSettings, fit
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "dataset",
     "task",
     "model",

@@ -91,6 +91,7 @@ class GraphNetwork(nn.Module):
         self.task, self.settings = task, settings
         hidden = settings.hidden
         self.lorentz = settings.model in _HYPERBOLIC
+        self.encoder: Any
         common = {"layers": settings.layers, "dropout": settings.dropout, **settings.options}
         try:
             if self.lorentz:
@@ -100,7 +101,7 @@ class GraphNetwork(nn.Module):
                 self.encoder = EuclideanNet(settings.model, in_features, hidden, out, **common)
         except TypeError as error:
             raise ValueError(f"options of {settings.model!r}: {error}") from None
-        self.head: nn.Module | None = None
+        self.head: Any = None
         if task == "lp":
             self.radius = nn.Parameter(torch.tensor(2.0))
             self.log_temperature = nn.Parameter(torch.tensor(0.0))

@@ -65,6 +65,11 @@ def draw(name: str, model: str, epochs: int, seed: int, out: Path) -> None:
     radius = torch.atanh(disk.norm(dim=1)) * 2
     print(f"{name}: test {result.test:.2f}, median radius by class", end=" ")
     print([round(float(radius[data.y == k].median()), 2) for k in range(data.num_classes)])
+    degree = torch.bincount(links.flatten(), minlength=data.num_nodes).float()
+    ranks = torch.stack([v.argsort().argsort().float() for v in (radius, degree)])
+    nearer = (radius[links[0]] < radius[links[1]]).float().mean()
+    print(f"  rank correlation of radius and degree {float(torch.corrcoef(ranks)[0, 1]):.2f}", end="; ")
+    print(f"the first node of a link is nearer to the middle in {100 * float(nearer):.0f} %")
 
 
 def main() -> None:
