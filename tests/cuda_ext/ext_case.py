@@ -37,7 +37,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0) -> list[Tensor]:
     """Arguments of a row operation, float32."""
     g = torch.Generator().manual_seed(seed)
-    v, w = torch.randn(n, d, generator=g) * 0.7, torch.randn(n, d, generator=g) * 0.7
+    v, w = (torch.randn(n, d, generator=g) * 2.0 / d**0.5 for _ in range(2))  # radii near 2 for any d
     pad = torch.nn.functional.pad
     if kind in (0, 1, 2):
         return [L.expmap0(pad(v, (1, 0)), 1.3), L.expmap0(pad(w, (1, 0)), 1.3)]

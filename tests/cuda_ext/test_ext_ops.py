@@ -80,6 +80,7 @@ def test_plain_calls_take_the_operator_and_only_where_it_fits(monkeypatch):
     original = torch.ops.hyperkit_ext.row
     monkeypatch.setattr(torch.ops.hyperkit_ext, "row", lambda *a: seen.append(a[0]) or original(*a))
     x, y = rows(0, n=4000)
+    seen.clear()
     out = L.dist(x, y, 1.3)
     assert seen == [0]
     with _fused.disabled():
@@ -103,7 +104,7 @@ def test_conv_value_and_gradients(correlation, sizes):
     got = op("conv")(*a[:6], *graph, a[6], *rule)
     want = reference().conv(*b[:6], *graph, b[6], *rule)
     for x, y in zip(got, want, strict=True):
-        assert relative(x, y) < 2e-5
+        assert relative(x, y) < 5e-5
     g = torch.randn_like(got[0])
     g[want[1].squeeze(-1) == 0] = 0
     first = torch.autograd.grad(got[0], a, g)
@@ -172,7 +173,7 @@ def test_adam_has_the_eager_trajectory(amsgrad):
         target = m.random_normal(40, 9, std=2.0)
         for _ in range(20):
             optimiser.zero_grad()
-            m.sqdist(p, target).sum().backward()
+            L.sqdist(p.as_subclass(Tensor), target.as_subclass(Tensor), 1.3).sum().backward()
             if eager:
                 with _fused.disabled():
                     optimiser.step()
