@@ -26,6 +26,10 @@ def pyplot() -> Any:
     return plt
 
 
+def _given(ax: Axes | None) -> Axes:
+    return pyplot().subplots()[1] if ax is None else ax
+
+
 def disk(ax: Axes | None = None, *, title: str | None = None) -> Axes:
     """Make an axes the Poincaré disk: its edge, equal scales, no ticks.
 
@@ -41,7 +45,7 @@ def disk(ax: Axes | None = None, *, title: str | None = None) -> Axes:
     Axes
         To give to the other functions of this module. The disk has radius 1 for every curvature.
     """
-    ax = pyplot().subplots()[1] if ax is None else ax
+    ax = _given(ax)
     from matplotlib.patches import Circle
 
     ax.add_patch(Circle((0.0, 0.0), 1.0, facecolor="#f6f7fb", edgecolor="#333333", lw=1.0, zorder=0))
@@ -65,7 +69,7 @@ def half_plane(
     """
     if not (width > 0 and height > 0):
         raise ValueError(f"width and height must be > 0, got {width} and {height}")
-    ax = pyplot().subplots()[1] if ax is None else ax
+    ax = _given(ax)
     ax.axhspan(0.0, height, facecolor="#f6f7fb", zorder=0)
     ax.axhline(0.0, color="#333333", lw=1.2)
     ax.set(aspect="equal", xlim=(-width, width), ylim=(-0.04 * height, height))
