@@ -1,7 +1,8 @@
 """Manifolds in the sense of geoopt, thin over :mod:`hyperkit.ops`."""
 
-from hyperkit.manifolds.charts import Klein, Product, ProperVelocity, UpperHalfSpace
+from hyperkit.manifolds.charts import Klein, ProperVelocity, UpperHalfSpace
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.manifolds.poincare import PoincareBall
+from hyperkit.manifolds.product import Product
 
 __all__ = ["Klein", "Lorentz", "PoincareBall", "Product", "ProperVelocity", "UpperHalfSpace"]

@@ -200,20 +200,3 @@ class ProperVelocity(_Chart):
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return u + self.c * dot(x, u) * x
-
-
-class Product(geoopt.ProductManifold):
-    """Product of manifolds, points side by side in the last dimension: :class:`geoopt.ProductManifold`.
-
-    Parameters
-    ----------
-    *manifolds : tuple of (Manifold, int or tuple of int)
-        The factors and the shapes of their points.
-
-    Examples
-    --------
-    >>> from hyperkit import Lorentz, PoincareBall, Product
-    >>> space = Product((Lorentz(), 3), (PoincareBall(c=0.5), 2))
-    >>> space.random(4, 5).shape
-    torch.Size([4, 5])
-    """

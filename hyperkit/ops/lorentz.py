@@ -7,6 +7,7 @@ projections, no function reads a time. Every function broadcasts over leading di
 second derivatives, and takes the curvature as a number or a (learnable) tensor.
 """
 
+from hyperkit.ops._isometries import isometry, rotation
 from hyperkit.ops._lorentz_maps import (
     boost,
     boost_matrix,
@@ -78,6 +79,7 @@ __all__ = [
     "geodesic_unit",
     "haversine",
     "inner",
+    "isometry",
     "logmap",
     "logmap0",
     "norm",
@@ -90,6 +92,7 @@ __all__ = [
     "reflection",
     "rgrad_and_square",
     "rgrad_norm",
+    "rotation",
     "sqdist",
     "tangent_inner",
     "tangent_norm",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hyperkit import Lorentz
+from hyperkit.ops import lorentz as L
 
 
 @pytest.mark.parametrize("c", [0.5, 1.0, 100.0])
@@ -81,3 +82,24 @@ def test_checks_say_which_row() -> None:
     ok, reason = m.check_point_on_manifold(x, explain=True)
     assert not ok
     assert "row (1,)" in reason
+
+
+@pytest.mark.parametrize("c", [0.5, 3.0])
+def test_rotations_and_isometries_as_matrices(c: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    m = Lorentz(c)
+    x, y = (m.random_normal(6, 4, dtype=torch.float64, generator=g).as_subclass(torch.Tensor) for _ in "ab")
+    q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=g))[0]
+    turned = L.rotation(x, q, c)
+    torch.testing.assert_close(L.dist0(turned, c), L.dist0(x, c))
+    torch.testing.assert_close(L.dist(turned, L.rotation(y, q, c), c), L.dist(x, y, c))
+    torch.testing.assert_close(L.rotation(turned, q.T, c), x)
+    moves = torch.stack([m.random_isometry(3, dtype=torch.float64, generator=g) for _ in range(6)])
+    moved = L.isometry(x, moves, c)
+    assert m.check_point_on_manifold(moved)
+    torch.testing.assert_close(moved, (moves @ x.unsqueeze(-1)).squeeze(-1))
+    torch.testing.assert_close(L.dist(moved, L.isometry(y, moves, c), c), L.dist(x, y, c))
+    leaves = x[:2].clone().requires_grad_(), q.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda a, b: L.rotation(a, b, c), leaves)
+    with pytest.raises(ValueError, match=r"matrix must end in \(3, 3\) \(d\), got shape \(4, 4\)"):
+        L.rotation(x, moves[0], c)

@@ -66,6 +66,13 @@ class TestProperVelocity(ManifoldContract):
         return ProperVelocity(0.6)
 
 
+class TestProduct(ManifoldContract):
+    width = 9
+
+    def make(self):
+        return Product((Lorentz(0.5), 4), (PoincareBall(), 3), (geoopt.Euclidean(ndim=1), 2))
+
+
 @pytest.mark.parametrize("c", [0.4, 1.0, 100.0])
 def test_all_models_are_isometric(c: float) -> None:
     m = Lorentz(c).double()
