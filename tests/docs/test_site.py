@@ -133,7 +133,8 @@ def public_modules() -> list[str]:
 def exported(module: str) -> list[str]:
     """What a module's ``__all__`` names, read from its source."""
     path = ROOT.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    file = path.with_suffix(".py")
+    path = file if file.exists() else path / "__init__.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
