@@ -323,14 +323,16 @@ def kill_often(scenario: Scenario, base: Path, kills: int, rng: random.Random) -
     out.undisturbed_seconds, wanted = run_whole(scenario, base / f"whole-{scenario.name}")
     folder, saved = base / f"killed-{scenario.name}-0", 0
     folder.mkdir()
+    span = out.undisturbed_seconds  # shorter when the machine has become less busy
     while out.kills < kills:
+        begin = time.monotonic()
         process = subprocess.Popen(
             scenario.start(folder), env=environment(folder), stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         try:
             # Not in the first second, when Python itself starts: nothing of ours has begun.
-            process.wait(rng.uniform(0.1, 1.0) * out.undisturbed_seconds)
+            process.wait(rng.uniform(0.1, 1.0) * span)
             stderr = process.stderr.read().decode() if process.stderr else ""
             if process.returncode:
                 out.errors.append(f"ended by itself with {process.returncode}: {stderr[-600:]}")
@@ -338,6 +340,7 @@ def kill_often(scenario: Scenario, base: Path, kills: int, rng: random.Random) -
             if scenario.result(folder) != wanted:
                 out.errors.append("finished after kills with another result")
             out.finished_before_kill += 1
+            span = min(span, time.monotonic() - begin)
             folder, saved = base / f"killed-{scenario.name}-{out.finished_before_kill}", 0
             folder.mkdir()
             continue
