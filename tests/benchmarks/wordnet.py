@@ -82,6 +82,8 @@ def train(model: str, dim: int, pairs: Tensor, nodes: int, epochs: int, lr: floa
             known = torch.zeros_like(d, dtype=torch.bool)
             known[:, 1:] = adjacency[u.unsqueeze(1), other]
             loss = torch.nn.functional.cross_entropy((-d).masked_fill(known, -torch.inf), torch.zeros_like(u))
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"diverged in epoch {epoch}")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -137,7 +139,11 @@ def main() -> None:
     for dim in args.dims:
         for model in args.models:
             for seed in args.seeds:
-                x, m, seconds = train(model, dim, pairs, len(names), args.epochs, args.lr, seed)
+                try:
+                    x, m, seconds = train(model, dim, pairs, len(names), args.epochs, args.lr, seed)
+                except FloatingPointError as error:
+                    print(f"| {dim} | {model} | {seed} | {error} | | | |", flush=True)
+                    continue
                 rank, precision = scores(x, m, adjacency)
                 far = float(m.dist0(x.as_subclass(Tensor)).max())
                 row = f"| {dim} | {model} | {seed} | {rank:.2f} | {precision:.3f} | {far:.1f} |"
