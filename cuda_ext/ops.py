@@ -122,9 +122,10 @@ def _conv_setup(ctx: Any, inputs: tuple, output: Any) -> None:
 def _conv_grad(ctx: Any, grad: Tensor, *_: Any) -> tuple:
     *tensors, total, sums = ctx.saved_tensors
     kernels, weight = ctx.needs_input_grad[5], ctx.needs_input_grad[8]
-    found = torch.ops.hyperkit_ext.conv_backward(
-        *tensors, *ctx.rule, total, sums, grad.contiguous(), kernels, weight
-    )
+    with torch.autocast(grad.device.type, enabled=False):
+        found = torch.ops.hyperkit_ext.conv_backward(
+            *tensors, *ctx.rule, total, sums, grad.contiguous(), kernels, weight
+        )
     by_kernels, by_weight = found[5] if kernels else None, found[6] if weight else None
     return *found[:5], by_kernels, None, None, by_weight, None, None, None
 

@@ -268,6 +268,7 @@ Conv conv_check(const Tensor& x, const Tensor& matrix, const Tensor& first, cons
   Tensor space = torch::stable::narrow(view, 1, 1, d);
   Tensor plain = matrix;
   r.product = torch::stable::matmul(space, torch::stable::transpose(plain, 0, 1));
+  check(r.product, "the product (torch.autocast must be off around this operator)", ScalarType::Float, 2);
   r.a = hk_conv_args{in<float>(x),     in<float>(r.product),
                      in<float>(matrix), in<float>(first),
                      in<float>(bias),  in<float>(scale),
@@ -369,6 +370,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward
   Tensor view = x;
   Tensor by_matrix = torch::stable::matmul(torch::stable::transpose(gp, 0, 1), torch::stable::narrow(view, 1, 1, d));
   Tensor by_x = torch::stable::matmul(gp, matrix);
+  check(by_matrix, "the matrix's gradient", ScalarType::Float, 2);
+  check(by_x, "the nodes' gradient", ScalarType::Float, 2);
   const float *pm = in<float>(by_matrix), *px = in<float>(by_x);
   float *tm = out<float>(gm), *tx = out<float>(gx);
   for (int64_t i = 0; i < row * d; ++i) tm[i] += pm[i];

@@ -223,20 +223,21 @@ def conv(
     matrix = torch.cat([space[..., 1:].flatten(0, 1), gate[:, 1:]])
     first = torch.cat([space[..., 0].flatten(), gate[:, 0]])
     b = torch.cat([bias[:, 1:].flatten(), bias[:, 0]]) if bias is not None else x.new_zeros(first.shape[0])
-    out, total, _ = torch.ops.hyperkit_ext.conv(
-        x.contiguous(),
-        matrix,
-        first,
-        b,
-        log_scale.exp(),
-        kernels.contiguous(),
-        begin.contiguous(),
-        source.contiguous(),
-        flat.contiguous(),
-        correlation,
-        sigma,
-        c,
-    )
+    with _checks.full_precision(x):  # autocast would make the product inside half as long
+        out, total, _ = torch.ops.hyperkit_ext.conv(
+            x.contiguous(),
+            matrix,
+            first,
+            b,
+            log_scale.exp(),
+            kernels.contiguous(),
+            begin.contiguous(),
+            source.contiguous(),
+            flat.contiguous(),
+            correlation,
+            sigma,
+            c,
+        )
     return out, total
 
 
