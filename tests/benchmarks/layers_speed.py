@@ -90,9 +90,7 @@ def cases() -> list[Case]:
         Case("LorentzAttention", None, hnn.LorentzAttention(d, 4), seq_l, attend, seq),
         Case("LorentzLinearAttention", None, hnn.LorentzLinearAttention(d, 4), seq_l, attend, seq),
         Case("PoincareAttention, distance", None, hnn.PoincareAttention(d, 4), seq_b, attend, seq),
-        Case(
-            "PoincareAttention, inner", None, hnn.PoincareAttention(d, 4, score="inner"), seq_b, attend, seq
-        ),
+        Case("PoincareAttention, inner", None, inner, seq_b, attend, seq),
         Case("LorentzGRU", None, first(hnn.LorentzGRU(d, d)), seq_l, first(gru), seq),
         Case("PoincareGRU", None, first(hnn.PoincareGRU(d, d)), seq_b, first(gru), seq),
         Case("LorentzAvgPool2d", None, hnn.LorentzAvgPool2d(2), image_l, nn.AvgPool2d(2), image),
