@@ -153,7 +153,7 @@ def compile_cuda(target: Path, architectures: Sequence[int] = ARCHITECTURES) -> 
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     out = target / "launch.o"
     flags = ["-std=c++17", "-O3", "--extended-lambda", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"]
-    _run(["nvcc", *flags, *codes, "-c", str(SOURCES / "launch.cu"), "-o", str(out)])
+    _run(["nvcc", "--threads", "0", *flags, *codes, "-c", str(SOURCES / "launch.cu"), "-o", str(out)])
     return out
 
 
