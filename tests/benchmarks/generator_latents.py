@@ -61,6 +61,8 @@ def main() -> None:
             depths += batch["depth"].max(1).values.tolist()
     real = Latent(torch.cat(trees), torch.cat(graphs))
     made = model.sample_latents(len(smiles), torch.Generator().manual_seed(args.seed))
+    with torch.no_grad():
+        blurred = model.autoencoder.blur(real)  # what the prior learns: latents with the training noise
     mols = [Chem.MolFromSmiles(s) for s in smiles]
     features = {
         "heavy atoms": np.array([m.GetNumHeavyAtoms() for m in mols]),
@@ -82,11 +84,13 @@ def main() -> None:
     for row, name in enumerate(("tree", "graph")):
         vectors = latents.log0(getattr(real, name))
         generated = latents.log0(getattr(made, name))
+        noisy = latents.log0(getattr(blurred, name))
         radius = vectors.norm(dim=-1)
-        console.print(
-            f"{name} latent: radius {radius.mean():.3f} ± {radius.std():.3f} real, "
-            f"{generated.norm(dim=-1).mean():.3f} ± {generated.norm(dim=-1).std():.3f} generated"
+        spread = ", ".join(
+            f"{label} {v.norm(dim=-1).mean():.3f} ± {v.norm(dim=-1).std():.3f}"
+            for label, v in (("means", vectors), ("with noise", noisy), ("generated", generated))
         )
+        console.print(f"{name} latent: radius of {spread}", highlight=False)
         for label, values in features.items():
             console.print(f"  rank correlation of radius and {label}: {spearmanr(radius, values)[0]:.3f}")
         centre = vectors.mean(0)
@@ -107,7 +111,7 @@ def main() -> None:
             figure.colorbar(dots, ax=ax, shrink=0.8)
             ax.set_title(f"{name} latent: {label}", fontsize=10)
         ax = axes[row, 3]
-        ax.scatter(*where.T, s=4, c="tab:blue", alpha=0.5, linewidths=0, label="held-out molecules")
+        ax.scatter(*place(noisy).T, s=4, c="tab:blue", alpha=0.5, linewidths=0, label="held-out, with noise")
         ax.scatter(*place(generated).T, s=4, c="tab:orange", alpha=0.5, linewidths=0, label="prior")
         ax.legend(loc="upper right", fontsize=8, markerscale=3)
         ax.set_title(f"{name} latent: real and generated", fontsize=10)
