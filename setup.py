@@ -45,7 +45,6 @@ class WithKernels(Distribution):
 setup(
     packages=[*find_packages(include=["hyperkit*", "hyperkit_mol*"]), "hyperkit._ext"],
     package_dir={"hyperkit._ext": "cuda_ext"},
-    package_data={"hyperkit._ext": ["csrc/*", "testing/*"]},
     cmdclass={"build_py": BuildKernels},
     distclass=WithKernels,
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if WITH_KERNELS else {},
