@@ -172,7 +172,8 @@ def relax_file(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with Chem.SDWriter(str(temporary)) as writer:
+        # Not by RDKit's own writer, which says nothing when the disk is full.
+        with temporary.open("w", encoding="utf-8") as stream:
             for done, (line, smiles) in enumerate(zip(file.lines, file.smiles, strict=True), 1):
                 try:
                     found = relax_molecule(potential, smiles, **options)
@@ -180,7 +181,7 @@ def relax_file(
                     assert report.failed is not None
                     report.failed.append(f"line {line}: {err}")
                 else:
-                    writer.write(_labelled(found))
+                    stream.write(Chem.SDWriter.GetText(_labelled(found)))
                     report.written += 1
                     report.unconverged += not found.converged
                 yield done, len(file), report
