@@ -65,6 +65,8 @@ class _Progress:
 
     def left(self) -> str:
         """Time left by the mean of the runs done here."""
+        if self.finished == self.total:
+            return "time left: 0:00:00"
         if not self.paid:
             return "time left: unknown"
         seconds = int(self.spent / self.paid * (self.total - self.finished))
