@@ -18,7 +18,7 @@ HK_FN hk_int hk_conv_shared(int d, int o, int k, bool backward) {
   return HK_WARPS * HK_NS::conv_floats(d, o, k, backward);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS) hk_conv_kernel(hk_conv_args a) {
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1) hk_conv_kernel(hk_conv_args a) {
   HK_DYNAMIC_SHARED(hk_shared);
   HK_NS::Warp g;
   int warp = threadIdx.x >> 5;
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS) hk_conv_kernel(hk_co
   for (hk_int n = (hk_int)blockIdx.x * HK_WARPS + warp; n < a.n; n += (hk_int)gridDim.x * HK_WARPS) f.forward(n);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS) hk_conv_backward_kernel(hk_conv_args a, hk_conv_grad b) {
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 3) hk_conv_backward_kernel(hk_conv_args a, hk_conv_grad b) {
   HK_DYNAMIC_SHARED(hk_shared);
   HK_NS::Warp g;
   int warp = threadIdx.x >> 5;
@@ -34,14 +34,14 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS) hk_conv_backward_ker
   for (hk_int n = (hk_int)blockIdx.x * HK_WARPS + warp; n < a.n; n += (hk_int)gridDim.x * HK_WARPS) f.backward(n, b);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1)
     hk_row_kernel(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, float low) {
   HK_NS::Warp g;
   for (hk_int r = (hk_int)blockIdx.x * HK_WARPS + (threadIdx.x >> 5); r < n; r += (hk_int)gridDim.x * HK_WARPS)
     HK_NS::row_at(g, kind, x, y, out, r, d, c, low);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1)
     hk_row_backward_kernel(int kind, const float* x, const float* y, const float* grad, float* gx, float* gy,
                            hk_int n, int d, float c, float low) {
   HK_NS::Warp g;
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
     HK_NS::row_backward_at(g, kind, x, y, grad, gx, gy, r, d, c, low);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1)
     hk_adam_kernel(hk_adam_args a, hk_int n, int d, float* x, const float* grad, float* m, float* v, float* largest) {
   HK_NS::Warp g;
   for (hk_int r = (hk_int)blockIdx.x * HK_WARPS + (threadIdx.x >> 5); r < n; r += (hk_int)gridDim.x * HK_WARPS)
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
 }
 
 // A block takes a query: its lanes share the reference, its warps' maxima meet in shared memory.
-extern "C" __global__ void __launch_bounds__(32 * HK_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1)
     hk_tanimoto_kernel(const hk_word* query, const hk_word* reference, const int* sizes, hk_int m, int words,
                        float* out, hk_int n) {
   HK_STATIC_SHARED(best, HK_WARPS);

@@ -21,7 +21,7 @@
 #define HK_PAIR  // the GPU's arithmetic: two floats where the CPU has float64
 #define __global__
 #define __device__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define HK_DYNAMIC_SHARED(name) float* name = emu::machine().dynamic.data()
 #define HK_STATIC_SHARED(name, n) float* name = emu::machine().fixed.data()
 
