@@ -70,7 +70,7 @@ def load() -> State:
 
 
 def _load(wanted: str) -> State:
-    from hyperkit._ext import build
+    from . import build
 
     path = build.find_library()
     if path is None:
@@ -79,7 +79,7 @@ def _load(wanted: str) -> State:
 
     try:
         torch.ops.load_library(path)
-        from hyperkit._ext import ops
+        from . import ops
 
         ops.register()
     except (OSError, RuntimeError, AttributeError) as error:

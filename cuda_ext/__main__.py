@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from hyperkit._ext import build
+from . import build
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperkit._ext import build
+from . import build
 
 WARPS = 4
 """Warps in a block, ``HK_WARPS`` in ``kernels.cuh``."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from hyperkit._ext import reference
 from torch import Tensor
+
+from . import reference
 
 SCALAR_ROWS = (0, 1, 5)
 _CONV_TENSORS = 6  # x, matrix, first, bias, scale, kernels: then the graph, whose weights come ninth

@@ -7,7 +7,8 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel
 from rich.console import Console
 
+from hyperkit_mol.files import replacing
 from hyperkit_mol.generator.callbacks import AtomicCheckpointIO, BlockCheckpoint, TrainingProgress
 from hyperkit_mol.generator.logs import ContinuedCSVLogger
+from hyperkit_mol.terminal import say
 
 __all__ = [
     "RunError",
@@ -33,19 +36,19 @@ __all__ = [
     "quiet",
     "rank",
     "read_checkpoint",
-    "say",
+    "sole_owner",
 ]
 
 Config = TypeVar("Config", bound=BaseModel)
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None
+
 
 class RunError(RuntimeError):
     """A run that cannot start or go on; the message says what to do."""
-
-
-def say(console: Console, text: str) -> None:
-    """A line for a person, as it is."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def rank() -> int:
@@ -102,14 +105,48 @@ def open_run(config: Config, output: Path, resume: bool, load: Callable[[Path], 
     return config
 
 
+@contextmanager
+def sole_owner(output: Path) -> Iterator[None]:
+    """A block in which this process is the only one that trains in `output`; its end, or its death, frees it.
+
+    Raises
+    ------
+    RunError
+        If another process trains there.
+    """
+    path, stream = output / ".lock", None
+    if rank() == 0 and fcntl is not None:
+        with suppress(OSError):  # open_run has the words for a folder that cannot be written
+            output.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a")
+    if stream is None or fcntl is None:
+        yield
+        return
+    busy = RunError(f"{output}: another process is training there; wait for it or stop it")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        # The file may have been removed by its last owner, and made anew by another, since it was opened.
+        if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            raise busy
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def claim_run(config: BaseModel, output: Path) -> None:
     """Make `output` the folder of this run; to be called once its data have been read."""
     path = output / "config.yaml"
     if rank() > 0 or path.exists():
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -149,8 +186,8 @@ class TimeLimit(L.Callback):
             trainer.should_stop = self.struck = True
 
 
-def read_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
-    """Step and state of a training checkpoint; nothing in the file is executed.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint, with its ``step`` and ``state_dict``; nothing in the file is executed.
 
     Raises
     ------
@@ -159,14 +196,13 @@ def read_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        begun, state = found["step"], found["state_dict"]
-        if not isinstance(begun, int) or not isinstance(state, dict):
+        if not isinstance(found["step"], int) or not isinstance(found["state_dict"], dict):
             raise TypeError("neither a step nor a state")
     except Exception as err:
         raise RunError(
             f"{path}: damaged checkpoint ({type(err).__name__}); delete it to train this again"
         ) from err
-    return begun, state
+    return found
 
 
 def fit(
@@ -218,9 +254,10 @@ def fit(
     """
     title, begun = progress.title, 0
     if last.exists():
-        begun, state = read_checkpoint(last)
+        found = read_checkpoint(last)
+        begun = found["step"]
         if begun >= module.steps:
-            module.load_state_dict(state)
+            module.load_state_dict(found["state_dict"])
             module.step = begun
             say(console, f"{title}: already done ({begun:,} steps)")
             return None

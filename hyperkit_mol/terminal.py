@@ -16,9 +16,9 @@ console = Console()
 errors = Console(stderr=True)
 
 
-def say(text: str) -> None:
+def say(to: Console, text: str) -> None:
     """A line for a person, as it is."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    to.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from hyperkit.graphs._euclidean import FirstLinear
 from hyperkit.graphs._sparse import Adjacency, Features
 from hyperkit.manifolds.lorentz import Lorentz
-from hyperkit.nn import HKConv, LorentzDropout, LorentzLayerNorm, LorentzLinear, LorentzResidual
+from hyperkit.nn import (
+    HKConv,
+    LorentzDropout,
+    LorentzLayerNorm,
+    LorentzLinear,
+    LorentzLinearAttention,
+    LorentzResidual,
+)
 from hyperkit.nn._base import LorentzLayer, lorentz_tail
 from hyperkit.ops import lorentz as ops
 from hyperkit.ops._scalar import sinhc
@@ -104,48 +111,13 @@ class HGCN(LorentzLayer):
         v: Features | Tensor = x  # log_0 of what exp_0 gives
         for i, linear in enumerate(self.linears):
             y = ops.expmap0(nn.functional.pad(linear(v), (1, 0)), c)
-            bias = nn.functional.pad(self.biases[i], (1, 0)).expand_as(y)
-            y = ops.expmap(y, ops.transp0(y, bias, c), c)
+            # x (+) exp_0(b) as a boost: the tangent vector moved to x would lose its digits far out.
+            y = ops.boost(ops.expmap0(nn.functional.pad(self.biases[i], (1, 0)), c), y, c)
             v = graph.loops.matmul(graph.mean, ops.logmap0(y, c)[..., 1:])
             if i < len(self.linears) - 1:
                 v = torch.relu(v)
         assert isinstance(v, Tensor)
         return ops.expmap0(nn.functional.pad(v, (1, 0)), c)
-
-
-class LinearAttention(LorentzLayer):
-    """All-to-all attention in linear time (Hypformer, KDD 2024) on the space coordinates.
-
-    With ``phi(v) = |r| r^p/|r^p|`` for ``r = relu(v) + eps`` it is ``phi(Q) (phi(K)^T V)`` over ``phi(Q)
-    sum(phi(K))``, the time over the result.
-
-    Parameters
-    ----------
-    features : int
-        Dimension of the manifold.
-    power : float
-        p: the larger, the sharper.
-    c : float or Lorentz
-        Curvature.
-    """
-
-    def __init__(self, features: int, *, power: float = 2.0, c: float | Lorentz = 1.0) -> None:
-        super().__init__(c)
-        self.power = power
-        self.project = nn.ModuleList(LorentzLinear(features, features, c=self.manifold) for _ in range(3))
-
-    def _focus(self, v: Tensor) -> Tensor:
-        r = torch.relu(v) + 1e-6
-        sharp = (r / r.amax(-1, keepdim=True)) ** self.power
-        norm = torch.linalg.vector_norm
-        return norm(r, dim=-1, keepdim=True) * sharp / norm(sharp, dim=-1, keepdim=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map points ``(N, features + 1)`` to points."""
-        q, k, v = (layer(x)[..., 1:] for layer in self.project)
-        q, k = self._focus(q), self._focus(k)
-        out = (q @ (k.t() @ v)) / (q @ k.sum(0).unsqueeze(-1))
-        return ops.from_space(out, self.c)
 
 
 class Hypformer(LorentzLayer):
@@ -165,7 +137,7 @@ class Hypformer(LorentzLayer):
         m = self.manifold
         self.first = LorentzInput(in_features, hidden, c=m, dropout=dropout)
         self.norms = nn.ModuleList(LorentzLayerNorm(hidden, c=m) for _ in range(2))
-        self.attention = LinearAttention(hidden, c=m)
+        self.attention = LorentzLinearAttention(hidden, 1, c=m)
         self.residual = LorentzResidual(c=m)
         self.branch = HyboNet(in_features, hidden, layers=layers, dropout=dropout, c=c)
         self.join = LorentzResidual(c=m)
@@ -174,7 +146,7 @@ class Hypformer(LorentzLayer):
         """Points of the nodes."""
         h = self.norms[0](self.first(x))
         h = ops.from_space(torch.relu(h[..., 1:]), self.c)
-        h = self.norms[1](self.residual(self.attention(h), h))
+        h = self.norms[1](self.residual(self.attention(h.unsqueeze(0)).squeeze(0), h))
         return self.join(self.branch(x, graph), h)
 
 

@@ -241,18 +241,28 @@ def run_cell(
     -------
     list of dict
         Rows of the tested runs.
+
+    Raises
+    ------
+    FloatingPointError
+        If every trial diverges, or a tested run does.
     """
     tried: list[tuple[float, int, str]] = []
     for i, (model, train) in enumerate(cell.trials(trials)):
         text = settings_text(model, train)
         row = table.find(cell, "tune", i, text)
         if row is None:
-            result = fit(make_task(cell, data, 0), model, train, 0, test=False, progress=progress)
+            try:
+                result = fit(make_task(cell, data, 0), model, train, 0, test=False, progress=progress)
+            except FloatingPointError:  # a setting that diverges is a trial that lost, and is kept as such
+                result = Result(-math.inf, math.nan, 0, 0, 0.0, None)
             row = table.add(cell, "tune", i, text, result)
         if done is not None:
             done("tune", i, row)
         tried.append((float(row["val"]), -i, text))
-    chosen = max(tried)[2]
+    best, _, chosen = max(tried)
+    if best == -math.inf:
+        raise FloatingPointError(f"{cell.dataset} {cell.task} {cell.model}: every trial diverged")
     out = []
     for run in range(runs):
         row = table.find(cell, "test", run, chosen)

@@ -63,7 +63,7 @@ class Result:
     epochs: int
     best_epoch: int
     seconds: float
-    model: GraphNetwork = field(repr=False)
+    model: GraphNetwork | None = field(repr=False)
 
 
 class TaskData(Protocol):

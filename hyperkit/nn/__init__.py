@@ -9,7 +9,7 @@ from hyperkit.nn.attention import (
     LorentzAttention,
     LorentzTransformerBlock,
 )
-from hyperkit.nn.conv import LorentzAvgPool2d, LorentzConv1d, LorentzConv2d, LorentzConv3d
+from hyperkit.nn.conv import LorentzConv1d, LorentzConv2d, LorentzConv3d
 from hyperkit.nn.embedding import EuclideanEmbedding, EuclideanLift, ExpMap0, LorentzEmbedding
 from hyperkit.nn.graph import EuclideanGraphConv, LorentzGraphConv
 from hyperkit.nn.graph_attention import LorentzGraphAttention
@@ -44,6 +44,7 @@ from hyperkit.nn.residual import (
 )
 from hyperkit.nn.window_pooling import (
     LorentzAvgPool1d,
+    LorentzAvgPool2d,
     LorentzAvgPool3d,
     PoincareAvgPool1d,
     PoincareAvgPool2d,

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from hyperkit._checks import floats
 from hyperkit.nn._base import LorentzCurvature, LorentzLayer, lorentz_tail, positive
-from hyperkit.ops import lorentz as ops
 
 _CONV = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}
 
@@ -133,40 +132,3 @@ class LorentzConv3d(_LorentzConv):
     """
 
     ndim = 3
-
-
-def pool(x: Tensor, kernel_size: int, stride: int | None = None, *, c: float | Tensor = 1.0) -> Tensor:
-    """Lorentz centroid of the points in each window of an image ``(B, d + 1, H, W)``: average pooling."""
-    (x,) = floats(x=x)
-    mean = nn.functional.avg_pool2d(x, kernel_size, stride).movedim(1, -1)
-    return ops.normalize(mean, c).movedim(-1, 1)
-
-
-class LorentzAvgPool2d(LorentzLayer):
-    """Average pooling by the Lorentz centroid of each window of ``(B, d + 1, H, W)``.
-
-    Parameters
-    ----------
-    kernel_size : int
-        Side of the window.
-    stride : int, optional
-        The kernel size by default.
-    c : float or Lorentz
-        Curvature, > 0, or a manifold.
-
-    Examples
-    --------
-    >>> from hyperkit.nn import LorentzAvgPool2d, geometry
-    >>> x = geometry("lorentz").random_normal(2, 6, 6, features=3).movedim(-1, 1)
-    >>> LorentzAvgPool2d(2)(x).shape
-    torch.Size([2, 4, 3, 3])
-    """
-
-    def __init__(self, kernel_size: int, stride: int | None = None, *, c: LorentzCurvature = 1.0) -> None:
-        super().__init__(c)
-        positive(kernel_size=kernel_size)
-        self.kernel_size, self.stride = kernel_size, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, d + 1, H, W)`` to ``(B, d + 1, H', W')``."""
-        return pool(x, self.kernel_size, self.stride, c=self.c)

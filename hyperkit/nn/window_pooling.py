@@ -57,6 +57,20 @@ class LorentzAvgPool1d(_LorentzPool):
     ndim = 1
 
 
+class LorentzAvgPool2d(_LorentzPool):
+    """The same for images ``(B, d + 1, H, W)``; arguments as in :class:`LorentzAvgPool1d`.
+
+    Examples
+    --------
+    >>> from hyperkit.nn import LorentzAvgPool2d, geometry
+    >>> x = geometry("lorentz").random_normal(2, 6, 6, features=3).movedim(-1, 1)
+    >>> LorentzAvgPool2d(2)(x).shape
+    torch.Size([2, 4, 3, 3])
+    """
+
+    ndim = 2
+
+
 class LorentzAvgPool3d(_LorentzPool):
     """The same for volumes ``(B, d + 1, D, H, W)``; arguments as in :class:`LorentzAvgPool1d`.
 

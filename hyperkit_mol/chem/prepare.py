@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,6 +24,7 @@ from rdkit import rdBase
 from hyperkit_mol.chem.fragment import Fragmenter, UnsupportedMolecule
 from hyperkit_mol.chem.reading import BadInputError
 from hyperkit_mol.chem.vocabulary import Vocabulary
+from hyperkit_mol.files import replacing
 
 __all__ = ["PreparationReport", "TreeDataset", "cpu_count", "follow_parent", "prepare"]
 
@@ -143,13 +143,12 @@ class TreeDataset:
         ).replace_schema_metadata(
             {"vocabulary": self.vocabulary.to_json(), "report": json.dumps(asdict(self.report))}
         )
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table.combine_chunks())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            replacing(path) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table.combine_chunks())
 
     @classmethod
     def load(cls, path: Path) -> TreeDataset:

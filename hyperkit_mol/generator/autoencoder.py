@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hyperkit.nn import geometry
+from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.chem.vocabulary import Vocabulary
 from hyperkit_mol.generator.config import ModelConfig
 from hyperkit_mol.generator.decoder import Decoder, DecoderLoss
 from hyperkit_mol.generator.encoder import GraphEncoder, TreeEncoder
 from hyperkit_mol.generator.latent import LatentSpace
+from hyperkit_mol.generator.stream import batches_of
 
 __all__ = ["Autoencoder", "AutoencoderLoss", "Latent"]
 
@@ -70,6 +73,28 @@ class Autoencoder(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """Latent points (posterior means) of a batch."""
         return Latent(self.tree_encoder(batch), self.graph_encoder(batch))
+
+    @torch.no_grad()
+    def encode_all(
+        self, data: TreeDataset, index: Any, progress: Callable[[int], None] | None = None
+    ) -> Latent:
+        """Latent points of molecules `index` of a data set, in that order.
+
+        Parameters
+        ----------
+        data : TreeDataset
+        index : array
+            ``(N,)``.
+        progress : callable, optional
+            Called after each batch with the number of its molecules.
+        """
+        tree, graph = (torch.empty(len(index), self.space.ambient(self.latents.features)) for _ in range(2))
+        for rows, batch in batches_of(data, index, 1024):
+            where = torch.from_numpy(rows)
+            tree[where], graph[where] = self.encode(batch)
+            if progress is not None:
+                progress(len(rows))
+        return Latent(tree, graph)
 
     def condition(self, latent: Latent) -> Tensor:
         """Joint point that the decoder is conditioned on, ``(B, width)``."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from hyperkit_mol.files import replacing
 
 __all__ = ["AtomicCheckpointIO", "BlockCheckpoint", "TrainingProgress", "progress_bar"]
 
@@ -45,17 +45,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames; reads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            # Into memory first: torch's own writer hides "no space left" behind an internal error.
-            buffer = io.BytesIO()
-            torch.save(checkpoint, buffer)
+        # Into memory first: torch's own writer hides "no space left" behind an internal error.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with replacing(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = True

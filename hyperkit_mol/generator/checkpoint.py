@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyperkit_mol.chem.vocabulary import Vocabulary, VocabularyError
+from hyperkit_mol.files import replacing_folder
 from hyperkit_mol.generator.config import RunConfig
 
 __all__ = ["CheckpointError", "ModelFiles", "load_model_files", "save_model_files"]
@@ -40,29 +38,17 @@ class ModelFiles:
 
 def save_model_files(folder: Path, files: ModelFiles) -> None:
     """Write a model folder; an earlier one is replaced only when the new one is complete."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    new, old = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
-    try:
-        new.mkdir()
-        tensors = {k: v.detach().cpu().contiguous() for k, v in files.weights.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in files.weights.items()}
+    document = {
+        "format": FORMAT,
+        "vocabulary": files.vocabulary.digest,
+        "config": files.config.model_dump(mode="json"),
+        "info": files.info,
+    }
+    with replacing_folder(folder) as new:
         save_file(tensors, str(new / _WEIGHTS), metadata={"vocabulary": files.vocabulary.digest})
-        (new / _WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
         (new / _VOCABULARY).write_text(files.vocabulary.to_json())
-        document = {
-            "format": FORMAT,
-            "vocabulary": files.vocabulary.digest,
-            "config": files.config.model_dump(mode="json"),
-            "info": files.info,
-        }
         (new / _CONFIG).write_text(json.dumps(document, indent=1))
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_model_files(folder: str | Path, device: torch.device | str = "cpu") -> ModelFiles:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hyperkit_mol.terminal import answer, say
+from hyperkit_mol.terminal import answer, console, say
 
 Model = Annotated[
     Path | None, typer.Option("-m", "--model", help="Model folder; the shipped model if left out.")
@@ -60,7 +60,7 @@ def neighbors(
             _load(model), smiles, count, radius=radius, temperature=temperature, seed=seed
         )
         if not found:
-            say(f"every draw is the molecule itself: raise --radius above {radius}")
+            say(console, f"every draw is the molecule itself: raise --radius above {radius}")
         _write(found, output, picture)
 
 
@@ -93,7 +93,7 @@ def optimize(
         begin = () if start is None else read_smiles_file(start).smiles
 
         def told(number: int, best: list[explore.Candidate]) -> None:
-            say(f"round {number}/{rounds}: best {best[0].score:.4f}, {keep}th {best[-1].score:.4f}")
+            say(console, f"round {number}/{rounds}: best {best[0].score:.4f}, {keep}th {best[-1].score:.4f}")
 
         found = explore.optimize(
             _load(model),
@@ -110,7 +110,7 @@ def optimize(
         _save(output, "\n".join(rows) + "\n")
         if picture is not None:
             draw([c.smiles for c in found], picture, [f"{c.score:.3f}" for c in found])
-        say(f"{len(found)} molecules written to {output}")
+        say(console, f"{len(found)} molecules written to {output}")
 
 
 def decorate(
@@ -133,7 +133,7 @@ def decorate(
         from hyperkit_mol.generator import explore
 
         found = explore.decorate(_load(model), scaffold, count, pull=pull, temperature=temperature, seed=seed)
-        say(f"{len(set(found))} of {len(found)} molecules are distinct")
+        say(console, f"{len(set(found))} of {len(found)} molecules are distinct")
         _write(found, output, picture)
 
 
@@ -205,21 +205,14 @@ def _write(
     _save(output, "".join(f"{s}\n" for s in smiles))
     if picture is not None and smiles:
         draw(smiles, picture, legends)
-    say(f"{len(smiles)} molecules written to {output}")
+    say(console, f"{len(smiles)} molecules written to {output}")
 
 
 def _save(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name and rename."""
-    import os
-    import uuid
+    from hyperkit_mol.files import replacing
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def draw(smiles: Sequence[str], path: Path, legends: Sequence[str] | None = None, most: int = 24) -> None:

@@ -127,6 +127,12 @@ class RunConfig(_Strict):
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # pyright: ignore[reportCallIssue]
     gan: GANConfig = GANConfig()  # pyright: ignore[reportCallIssue]
 
+    @model_validator(mode="after")
+    def _has_a_source(self) -> RunConfig:
+        if self.finetune and self.autoencoder_from is None:
+            raise ValueError("finetune needs autoencoder_from, the run or model to go on from")
+        return self
+
 
 def load_config(source: str | Path = "moses-cpu", overrides: dict[str, Any] | None = None) -> RunConfig:
     """Read a preset by name or a YAML file, and check it.

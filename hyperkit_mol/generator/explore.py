@@ -15,10 +15,10 @@ from rdkit import Chem, rdBase
 from torch import Tensor
 
 from hyperkit_mol.chem.prepare import TreeDataset, prepare
+from hyperkit_mol.chem.reading import BadInputError
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
-from hyperkit_mol.generator.stream import batches_of
 
 __all__ = [
     "Candidate",
@@ -43,31 +43,31 @@ def trees_of(model: MoleculeGenerator, smiles: Sequence[str], jobs: int = 1) -> 
     if not smiles:
         raise ValueError("smiles must hold at least one molecule, got none")
     data = model.config.data
-    settings = {
-        "vocabulary": model.vocabulary,
-        "max_atoms": data.max_atoms,
-        "keep_largest_fragment": data.keep_largest_fragment,
-        "max_bad": None,
-        "jobs": jobs,
-    }
 
-    def whole() -> TreeDataset | None:
-        try:
-            found = prepare(list(smiles), **settings)
-        except ValueError:
-            return None
-        return found if len(found) == len(smiles) else None
+    def trees(part: Sequence[str]) -> TreeDataset:
+        return prepare(
+            part,
+            vocabulary=model.vocabulary,
+            max_atoms=data.max_atoms,
+            keep_largest_fragment=data.keep_largest_fragment,
+            max_bad=None,
+            jobs=jobs,
+        )
 
-    trees = whole()
-    if trees is not None:
-        return trees
-    for text in smiles:
-        try:
-            prepare([text], **settings)
-        except ValueError as err:
-            reason = str(err).split("no molecule is left. ")[-1]
-            raise ValueError(f"{text!r} cannot be encoded: {reason}") from None
-    raise AssertionError("molecules that can be encoded one by one can be encoded together")
+    try:
+        found = trees(smiles)
+        encoded = set(found.row.tolist())
+    except BadInputError:  # none of them has a tree
+        found, encoded = None, set()
+    if found is not None and len(encoded) == len(smiles):
+        return found
+    text = next(text for k, text in enumerate(smiles) if k not in encoded)
+    try:
+        trees([text])
+    except BadInputError as err:
+        reason = str(err).split("no molecule is left. ")[-1]
+        raise ValueError(f"{text!r} cannot be encoded: {reason}") from None
+    raise AssertionError("a molecule without a tree has none by itself")
 
 
 @torch.no_grad()
@@ -94,18 +94,9 @@ def encode(model: MoleculeGenerator, smiles: Sequence[str], jobs: int = 1) -> La
     data = trees_of(model, smiles, jobs)
     training = model.training
     model.eval()
-    out: list[Tensor | None] = [None, None]
-    for rows, batch in batches_of(data, np.arange(len(data)), 1024):
-        for k, part in enumerate(model.autoencoder.encode(batch)):
-            whole = out[k]
-            if whole is None:
-                whole = out[k] = part.new_empty(len(data), part.shape[-1])
-            whole[torch.from_numpy(rows)] = part
+    latent = model.autoencoder.encode_all(data, np.arange(len(data)))
     model.train(training)
-    tree, graph = out
-    assert tree is not None
-    assert graph is not None
-    return Latent(tree, graph)
+    return latent
 
 
 def _decode(sampler: Sampler, latent: Latent, seed: int) -> list[str]:
@@ -403,8 +394,8 @@ def decorate(
         raise ValueError(f"count must be >= 1, got {count}")
     if not 0 <= pull <= 1:
         raise ValueError(f"pull must be from 0 to 1, got {pull}")
-    label, parent, site = trees_of(model, [scaffold]).tree(0)
-    centre = encode(model, [scaffold])
+    data = trees_of(model, [scaffold])
+    centre = model.autoencoder.encode_all(data, np.zeros(1, np.int64))
     space = model.autoencoder.space
     sampler = Sampler(model, temperature=temperature)
     out: list[str] = []
@@ -419,5 +410,5 @@ def decorate(
             z = Latent(
                 *(space.geodesic(t, x.expand(size, -1), y) for x, y in zip(centre, prior, strict=True))
             )
-            out += sampler.smiles(sampler.decode(z, generator, start=(label, parent, site)))
+            out += sampler.smiles(sampler.decode(z, generator, start=data.tree(0)))
     return out

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-import uuid
 from array import array
 from collections import deque
 from collections.abc import Generator
@@ -21,6 +19,7 @@ from rdkit import Chem, rdBase
 from rich.console import Console
 
 from hyperkit_mol.chem.prepare import cpu_count, follow_parent
+from hyperkit_mol.files import replacing
 from hyperkit_mol.generator.callbacks import progress_bar
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
@@ -97,29 +96,22 @@ def generate(
     if count < 1:
         raise ValueError(f"count must be >= 1, got {count}")
     console = console or Console()
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
     # Opened before the model is loaded: a folder that cannot be written should be known at once.
-    try:
-        with temporary.open("w") as stream:
-            begin = time.monotonic()
-            # Eight bytes a molecule, where a set of strings would take a hundred.
-            seen = array("q")
-            valid = done = 0
-            batches = _batches(model, count, seed, temperature, batch_size, jobs)
-            with closing(batches), progress_bar(console) as bar:
-                task = bar.add_task("Sampling", total=count, note="")
-                for part, good in batches:
-                    stream.writelines(f"{s}\n" for s in part)
-                    valid += good
-                    done += len(part)
-                    seen.extend(map(hash, part))
-                    rate = done / max(time.monotonic() - begin, 1e-9)
-                    bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(output) as temporary, temporary.open("w") as stream:
+        begin = time.monotonic()
+        # Eight bytes a molecule, where a set of strings would take a hundred.
+        seen = array("q")
+        valid = done = 0
+        batches = _batches(model, count, seed, temperature, batch_size, jobs)
+        with closing(batches), progress_bar(console) as bar:
+            task = bar.add_task("Sampling", total=count, note="")
+            for part, good in batches:
+                stream.writelines(f"{s}\n" for s in part)
+                valid += good
+                done += len(part)
+                seen.extend(map(hash, part))
+                rate = done / max(time.monotonic() - begin, 1e-9)
+                bar.update(task, advance=len(part), note=f"{rate:,.0f}/s")
     return GenerationReport(count, valid, len(np.unique(seen)), time.monotonic() - begin)
 
 

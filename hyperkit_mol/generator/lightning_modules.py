@@ -110,6 +110,7 @@ class AutoencoderTraining(_SteppedModule):
         super().__init__(config.seed, cfg.steps, cfg.save_every)
         self.model, self.config, self.data = model, config, data
         self.train_index, self.held_index = train, held
+        self.before = 0  # steps that the autoencoder was trained for in an earlier run
         self._stream: BatchStream | None = None
 
     @property
@@ -123,6 +124,7 @@ class AutoencoderTraining(_SteppedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["vocabulary"] = self.data.vocabulary.digest
+        checkpoint["before"] = self.before
 
     def train_dataloader(self) -> Any:
         if self._stream is None:

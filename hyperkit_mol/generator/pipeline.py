@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import time
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,16 @@ from safetensors.torch import load_file, save_file
 from hyperkit_mol import runs
 from hyperkit_mol.chem.prepare import TreeDataset, cpu_count, prepare
 from hyperkit_mol.chem.reading import read_smiles_file
+from hyperkit_mol.files import replacing
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.callbacks import TrainingProgress, progress_bar
 from hyperkit_mol.generator.checkpoint import load_model_files
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
-from hyperkit_mol.generator.stream import batches_of, split
-from hyperkit_mol.runs import RunError, claim_run, open_run, quiet
+from hyperkit_mol.generator.stream import split
+from hyperkit_mol.runs import RunError, claim_run, open_run, quiet, read_checkpoint, sole_owner
+from hyperkit_mol.terminal import say
 
 __all__ = ["RunError", "TrainResult", "load_data", "train"]
 
@@ -86,11 +87,9 @@ def load_data(
         bar.update(task, completed=len(smiles))
     seconds = time.monotonic() - begin
     motifs = f"vocabulary of {len(found.vocabulary):,} motifs"
-    console.print(
-        f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}", highlight=False, soft_wrap=True
-    )
+    say(console, f"{name}: {len(smiles):,} molecules in {seconds:.1f} s; {motifs}")
     for line in found.report.lines():
-        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"  {line}")
     return found
 
 
@@ -128,9 +127,21 @@ def train(
     RunError
         If `output` cannot be written, holds another run, or there is nothing to resume.
     """
-    console = console or Console()
+    with sole_owner(Path(output)):
+        return _train(config, Path(output), resume, max_seconds, devices, jobs, cache, console or Console())
+
+
+def _train(
+    config: RunConfig,
+    output: Path,
+    resume: bool,
+    max_seconds: float | None,
+    devices: int | str,
+    jobs: int | None,
+    cache: Path | None,
+    console: Console,
+) -> TrainResult:
     begin = time.monotonic()
-    output = Path(output)
     config = open_run(config, output, resume, load_config)
     quiet()
     data = load_data(config, console, jobs, cache)
@@ -140,11 +151,10 @@ def train(
     torch.manual_seed(config.seed)
     model = MoleculeGenerator(data.vocabulary, config)
     count = sum(p.numel() for p in model.parameters())
-    console.print(
+    say(
+        console,
         f"{len(train_index):,} molecules to train on, {len(held_index):,} to validate on; "
         f"{count:,} parameters, {config.model.geometry} geometry",
-        highlight=False,
-        soft_wrap=True,
     )
 
     def left() -> float | None:
@@ -155,10 +165,9 @@ def train(
     stage = AutoencoderTraining(model.autoencoder, config, data, train_index, held_index)
     limit = None if remaining is None else remaining * share
     metrics: dict[str, float] = {}
-    begun = 0
     if config.autoencoder_from is not None:
-        begun = take_autoencoder(model, Path(config.autoencoder_from))
-        console.print(f"Autoencoder of {config.autoencoder_from} ({begun:,} steps)", highlight=False)
+        stage.before = take_autoencoder(model, Path(config.autoencoder_from))
+        say(console, f"Autoencoder of {config.autoencoder_from} ({stage.before:,} steps)")
     if config.autoencoder_from is None or config.finetune:
         metrics = _fit(
             stage,
@@ -173,7 +182,7 @@ def train(
     model.info = {
         "source": config.data.source,
         "molecules": len(train_index),
-        "autoencoder_steps": begun + stage.step,
+        "autoencoder_steps": stage.before + stage.step,
         "seed": config.seed,
         "machine": f"{platform.machine()}, {cpu_count()} processors",
     }
@@ -183,9 +192,9 @@ def train(
 
     if config.prior != "vae":
         index = train_index if config.prior != "gan" else train_index[: config.gan.latents]
-        latents, fresh = _latents(
-            model.autoencoder, data, index, output / "latents.safetensors", begun + stage.step, console
-        )
+        steps = stage.before + stage.step
+        path = output / "latents.safetensors"
+        latents, fresh = _latents(model.autoencoder, data, index, path, steps, console)
         if fresh:  # a GAN of an earlier state of the autoencoder is of no use
             shutil.rmtree(output / "gan", ignore_errors=True)
         if model.normal is not None:
@@ -230,11 +239,9 @@ def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
             files.info.get("autoencoder_steps", 0),
         )
     elif checkpoint.is_file():
-        try:
-            found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except Exception as err:
-            raise RunError(f"{checkpoint}: damaged checkpoint ({type(err).__name__})") from err
-        weights, digest, steps, prefix = found["state_dict"], found.get("vocabulary"), found["step"], "model."
+        found = read_checkpoint(checkpoint)
+        weights, digest, prefix = found["state_dict"], found.get("vocabulary"), "model."
+        steps = found.get("before", 0) + found["step"]
     else:
         raise RunError(f"{source}: neither a model folder nor a run with an autoencoder's checkpoint")
     if digest is not None and digest != model.vocabulary.digest:
@@ -313,23 +320,9 @@ def _latents(
             if stream.metadata() == mark:
                 kept = load_file(str(path))
                 return Latent(kept["tree"], kept["graph"]), False
-    out: list[torch.Tensor | None] = [None, None]
-    with torch.no_grad(), progress_bar(console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("Encoding", total=len(index), note="")
-        for rows, batch in batches_of(data, index, 1024):
-            for k, part in enumerate(model.encode(batch)):
-                whole = out[k]
-                if whole is None:
-                    whole = out[k] = part.new_empty(len(index), part.shape[-1])
-                whole[torch.from_numpy(rows)] = part
-            bar.advance(task, len(rows))
-    tree, graph = out
-    assert tree is not None
-    assert graph is not None
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        save_file({"tree": tree, "graph": graph}, str(temporary), metadata=mark)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Latent(tree, graph), True
+        latents = model.encode_all(data, index, lambda count: bar.advance(task, count))
+    with replacing(path) as temporary:
+        save_file(latents._asdict(), str(temporary), metadata=mark)
+    return latents, True

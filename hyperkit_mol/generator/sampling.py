@@ -266,9 +266,12 @@ class _Walk:
         fulfilled = np.zeros(count, np.int64)
         begun = self.start
 
+        def room(rows: Array) -> Array:
+            """Whether there is room for a child that nobody asked for."""
+            return self.n + self.height[rows] + number[rows] + self.owed[rows] < sampler.max_nodes
+
         def may_go_on(rows: Array) -> Array:
-            room = self.n + self.height[rows] + number[rows] + self.owed[rows] < sampler.max_nodes
-            return room if begun is None else room | (due(rows) >= 0)
+            return room(rows) if begun is None else room(rows) | (due(rows) >= 0)
 
         def due(rows: Array) -> Array:
             """Site of the given child that comes next, -1 for none."""
@@ -283,8 +286,7 @@ class _Walk:
             bound = None
             if begun is not None:
                 bound = due(active)
-                room = self.n + self.height[active] + number[active] + self.owed[active] < sampler.max_nodes
-                fits = (bound[row] < 0) | (column == bound[row]) | (room[row] & (column < bound[row]))
+                fits = (bound[row] < 0) | (column == bound[row]) | (room(active)[row] & (column < bound[row]))
                 row, column = row[fits], column[fits]
             able = np.zeros(len(active), bool)
             able[row] = True

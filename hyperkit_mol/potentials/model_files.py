@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hyperkit_mol.files import replacing_folder
 from hyperkit_mol.potentials.config import ModelConfig
 from hyperkit_mol.potentials.errors import ModelError
 from hyperkit_mol.potentials.potential import Potential
@@ -27,10 +25,6 @@ _WEIGHTS, _CONFIG = "weights.safetensors", "potential.json"
 
 def save_potential(folder: str | Path, potential: Potential, info: dict[str, Any] | None = None) -> None:
     """Write a model folder; an earlier one is replaced only when the new one is complete."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    new, old = (folder.with_name(f".{folder.name}.{kind}-{mark}") for kind in ("new", "old"))
     units = potential.normalization
     document = {
         "format": FORMAT,
@@ -45,17 +39,10 @@ def save_potential(folder: str | Path, potential: Potential, info: dict[str, Any
         "dtype": str(potential.dtype).removeprefix("torch."),
         "info": info or {},
     }
-    try:
-        new.mkdir()
-        weights = {k: v.detach().cpu().contiguous() for k, v in potential.state_dict().items()}
+    weights = {k: v.detach().cpu().contiguous() for k, v in potential.state_dict().items()}
+    with replacing_folder(folder) as new:
         save_file(weights, str(new / _WEIGHTS))
         (new / _CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_potential(

@@ -28,7 +28,8 @@ from hyperkit_mol.potentials.model_files import load_potential, save_potential
 from hyperkit_mol.potentials.potential import Potential
 from hyperkit_mol.potentials.statistics import describe, isolated_energies, normalization
 from hyperkit_mol.potentials.training import LabelledSet, PotentialTraining
-from hyperkit_mol.runs import claim_run, open_run, quiet, say
+from hyperkit_mol.runs import claim_run, open_run, quiet, sole_owner
+from hyperkit_mol.terminal import say
 
 __all__ = ["Errors", "TrainResult", "evaluate", "load_data", "predict", "train"]
 
@@ -145,9 +146,19 @@ def train(
     DataError, StructureError, ModelError
         For data that cannot be trained on.
     """
-    console = console or Console()
+    with sole_owner(Path(output)):
+        return _train(config, Path(output), resume, max_seconds, devices, console or Console())
+
+
+def _train(
+    config: PotentialConfig,
+    output: Path,
+    resume: bool,
+    max_seconds: float | None,
+    devices: int | str,
+    console: Console,
+) -> TrainResult:
     begin = time.monotonic()
-    output = Path(output)
     config = open_run(config, output, resume, load_config)
     quiet()
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the average, on purpose

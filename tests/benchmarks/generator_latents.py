@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from generator_priors import smiles_of
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rich.console import Console
@@ -25,7 +26,7 @@ from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.explore import distance
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.pipeline import load_data
-from hyperkit_mol.generator.sampling import SampledTrees, Sampler
+from hyperkit_mol.generator.sampling import Sampler
 from hyperkit_mol.generator.stream import batches_of, split
 
 matplotlib.use("Agg")
@@ -46,20 +47,12 @@ def main() -> None:
     data = load_data(model.config, console)
     _, held = split(data, model.config.data.validation, None, model.config.seed)
     sampler, latents = Sampler(model), model.autoencoder.latents
-    trees, graphs, smiles, depths = [], [], [], []
-    with torch.no_grad():
-        for _, batch in batches_of(data, held[: args.n], 1024):
-            z = model.autoencoder.encode(batch)
-            trees.append(z.tree)
-            graphs.append(z.graph)
-            parent = batch["parent"].numpy().copy()
-            parent[:, 0] = -1
-            length = batch["node_mask"].sum(1).numpy()
-            smiles += sampler.smiles(
-                SampledTrees(batch["label"].numpy(), parent, batch["site"].numpy(), length)
-            )
-            depths += batch["depth"].max(1).values.tolist()
-    real = Latent(torch.cat(trees), torch.cat(graphs))
+    chosen = held[: args.n]
+    real = model.autoencoder.encode_all(data, chosen)
+    smiles = smiles_of(sampler, data, chosen)
+    depths = np.zeros(len(chosen), np.int64)
+    for rows, batch in batches_of(data, chosen, 1024):
+        depths[rows] = batch["depth"].max(1).values.numpy()
     made = model.sample_latents(len(smiles), torch.Generator().manual_seed(args.seed))
     with torch.no_grad():
         blurred = model.autoencoder.blur(real)  # what the prior learns: latents with the training noise
@@ -67,7 +60,7 @@ def main() -> None:
     features = {
         "heavy atoms": np.array([m.GetNumHeavyAtoms() for m in mols]),
         "rings": np.array([m.GetRingInfo().NumRings() for m in mols]),
-        "depth of the motif tree": np.array(depths),
+        "depth of the motif tree": depths,
     }
 
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)

@@ -18,20 +18,21 @@ import time
 from pathlib import Path
 
 import torch
-from generator_priors import Sources
 from rich.console import Console
 
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.generate import generate
+from hyperkit_mol.generator.model import MoleculeGenerator
+from hyperkit_mol.generator.pipeline import load_data
 from hyperkit_mol.generator.sampling import Sampler
 from hyperkit_mol.generator.stream import batches_of, split
 from hyperkit_mol.moses import evaluate
 from hyperkit_mol.moses.data import load_split
 
 
-def reconstruction(sources: Sources, count: int) -> float:
+def reconstruction(model: MoleculeGenerator, console: Console, count: int) -> float:
     """Share of held-out molecules that greedy decoding of their latent gives back."""
-    model, data = sources.model, sources.data
+    data = load_data(model.config, console)
     _, held = split(data, model.config.data.validation, None, model.config.seed)
     sampler = Sampler(model, temperature=0.0)
     right = total = 0
@@ -95,7 +96,7 @@ def main() -> None:
         console.print(f"seed {seed}: FCD/Test {figures.metrics['FCD/Test']:.4f}", highlight=False)
     if args.held:
         torch.set_num_threads(args.jobs)
-        found["reconstruction"] = reconstruction(Sources(args.model, 0, console), args.held)
+        found["reconstruction"] = reconstruction(MoleculeGenerator.load(args.model), console, args.held)
         save()
     for name, row in found["metrics"].items():
         console.print(f"{name}: {row['mean']:.5g} ± {row['std']:.2g}", highlight=False)

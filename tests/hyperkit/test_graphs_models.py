@@ -5,7 +5,7 @@ import torch
 
 from hyperkit.graphs import MODELS, Adjacency, Features, GraphNetwork, ModelSettings
 from hyperkit.graphs._euclidean import GATConv, GCNConv, SAGEConv
-from hyperkit.graphs._hyperbolic import HyboNet, LinearAttention, LorentzInput, spread
+from hyperkit.graphs._hyperbolic import HGCN, HyboNet, LorentzInput, spread
 from hyperkit.graphs._sparse import Pattern
 from hyperkit.graphs.splits import both_directions
 from hyperkit.nn import ExpMap0, LorentzGraphConv, LorentzLinear, geometry
@@ -128,19 +128,28 @@ def test_hybonet_is_the_toolkits_graph_convolution():
     assert torch.allclose(net(Features(x), a), want, atol=1e-4)
 
 
-def test_linear_attention_is_its_quadratic_form():
+def test_hgcn_layer_is_the_tangent_space_formula_and_stays_finite_far_out():
+    """Near the origin the boost is exp and transport; at radius 20 it is finite, where those are not."""
     torch.manual_seed(0)
-    layer = LinearAttention(4)
-    x = geometry("lorentz").random_normal(9, features=4)
-    q, k, v = (p(x)[:, 1:] for p in layer.project)
-    phi = []
-    for t in (q, k):
-        r = torch.relu(t) + 1e-6
-        sharp = r**2
-        phi.append(r.norm(dim=1, keepdim=True) * sharp / sharp.norm(dim=1, keepdim=True))
-    weights = phi[0] @ phi[1].t()
-    want = weights / weights.sum(1, keepdim=True) @ v
-    assert torch.allclose(layer(x)[:, 1:], want, atol=1e-4)
+    net, a = HGCN(3, 4, layers=1, dropout=0.0), graph()
+    with torch.no_grad():
+        net.biases.normal_(std=0.5)
+    x = torch.randn(12, 3)
+    c = net.c
+    y = L.expmap0(torch.nn.functional.pad(net.linears[0](x), (1, 0)), c)
+    bias = torch.nn.functional.pad(net.biases[0], (1, 0)).expand_as(y)
+    y = L.expmap(y, L.transp0(y, bias, c), c)
+    v = a.loops.matmul(a.mean, L.logmap0(y, c)[:, 1:])
+    want = L.expmap0(torch.nn.functional.pad(v, (1, 0)), c)
+    assert torch.allclose(net(Features(x), a), want, atol=1e-4)
+    far = HGCN(3, 4, layers=2, dropout=0.0)
+    with torch.no_grad():
+        far.linears[0].weight.mul_(20.0 / far.linears[0].weight.norm())
+        far.biases.normal_()
+    out = far(Features(torch.nn.functional.normalize(torch.randn(12, 3), dim=1)), a)
+    out[:, 1:].sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in far.parameters())
 
 
 def test_spread_is_personalised_pagerank():

@@ -218,6 +218,31 @@ def test_cells_resume(tmp_path, monkeypatch):
         Table(path)
 
 
+def test_a_trial_that_diverges_loses_and_is_remembered(tmp_path, monkeypatch):
+    from hyperkit.graphs import experiment
+
+    asked = []
+    whole = experiment.fit
+
+    def sometimes(task, model, train, seed, **options):
+        asked.append(model.dropout)
+        if model.dropout == 0.0:
+            raise FloatingPointError("the loss is nan")
+        return whole(task, model, train, seed, **options)
+
+    monkeypatch.setattr(experiment, "fit", sometimes)
+    data, table = communities(), Table(tmp_path / "runs.csv")
+    cell = Cell("disease", "nc", "gcn", TrainSettings(epochs=3))
+    rows = run_cell(cell, data, table, trials=4, runs=1)
+    assert [r["val"] for r in table.rows if r["stage"] == "tune"].count("-inf") == 3
+    assert settings_of(rows[0]["settings"])[0].dropout == 0.2
+    asked.clear()
+    assert run_cell(cell, data, Table(tmp_path / "runs.csv"), trials=4, runs=1) == rows
+    assert asked == []
+    with pytest.raises(FloatingPointError, match="every trial diverged"):
+        run_cell(cell, data, Table(tmp_path / "other.csv"), trials=2, runs=1)
+
+
 def test_tasks_and_data_must_fit(tmp_path):
     data = communities()
     with pytest.raises(ValueError, match="set of graphs"):

@@ -1,8 +1,18 @@
-"""The small generator of the tests."""
+"""The small generator of the tests, and its runs."""
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
 from hyperkit_mol.generator.config import RunConfig
+from hyperkit_mol.generator.model import MoleculeGenerator
+from hyperkit_mol.generator.pipeline import train
+
+QUIET = Console(quiet=True)
 
 SMALL = {
     "model": {
@@ -31,3 +41,17 @@ def small_config(**changes: object) -> RunConfig:
             target = target.setdefault(group, {})
         target[name] = value
     return RunConfig.model_validate(data)
+
+
+def run(config: RunConfig, output: Path, **options: object) -> Path:
+    options.setdefault("cache", output.parent / "cache")
+    return train(config, output, jobs=1, console=QUIET, **options).model  # type: ignore[arg-type]
+
+
+def losses(output: Path, stage: str) -> list[dict[str, str]]:
+    with (output / stage / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return MoleculeGenerator.load(model).state_dict()

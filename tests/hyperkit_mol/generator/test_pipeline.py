@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -13,49 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from generator_case import small_config
-from rich.console import Console
+from generator_case import QUIET, losses, run, small_config, weights
 
 from hyperkit_mol import runs
 from hyperkit_mol.chem.reading import BadInputError
 from hyperkit_mol.generator import lightning_modules
 from hyperkit_mol.generator.checkpoint import CheckpointError
-from hyperkit_mol.generator.config import PRESETS, ConfigError, RunConfig, load_config
+from hyperkit_mol.generator.config import PRESETS, ConfigError, load_config
 from hyperkit_mol.generator.generate import generate
 from hyperkit_mol.generator.model import MoleculeGenerator
-from hyperkit_mol.generator.pipeline import train
 from hyperkit_mol.runs import RunError
-
-QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def smiles_file(tmp_path_factory: pytest.TempPathFactory, moses_sample: list[str]) -> Path:
-    path = tmp_path_factory.mktemp("data") / "molecules.smi"
-    path.write_text("\n".join(moses_sample[:800]) + "\n")
-    return path
-
-
-def run(config: RunConfig, output: Path, **options: object) -> Path:
-    options.setdefault("cache", output.parent / "cache")
-    return train(config, output, jobs=1, console=QUIET, **options).model  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, smiles_file: Path) -> Path:
-    """A whole run that was never stopped."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    run(small_config(data__source=str(smiles_file)), output)
-    return output
-
-
-def losses(output: Path, stage: str) -> list[dict[str, str]]:
-    with (output / stage / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    return MoleculeGenerator.load(model).state_dict()
 
 
 def test_a_run_leaves_logs_checkpoints_and_a_model(finished: Path) -> None:
@@ -481,82 +447,3 @@ def test_the_smallest_data_sets(tmp_path: Path, smiles: list[str]) -> None:
     report = generate(model, 20, tmp_path / "out.smi", console=QUIET)
     assert report.valid == 20
     assert set((tmp_path / "out.smi").read_text().split())
-
-
-def test_a_prior_is_trained_on_the_autoencoder_of_another_run(
-    finished: Path, smiles_file: Path, tmp_path: Path
-) -> None:
-    """From the model folder, and from the checkpoint of a run that has no model yet."""
-    unfinished = tmp_path / "unfinished"
-    (unfinished / "autoencoder").mkdir(parents=True)
-    checkpoint = finished / "autoencoder" / "last.ckpt"
-    (unfinished / "autoencoder" / "last.ckpt").write_bytes(checkpoint.read_bytes())
-    whole = {k: v for k, v in weights(finished / "model").items() if k.startswith("autoencoder.")}
-    for number, source in enumerate((finished / "model", finished, unfinished)):
-        config = small_config(
-            data__source=str(smiles_file), autoencoder_from=str(source), prior="wrapped-normal"
-        )
-        output = tmp_path / f"second-{number}"
-        model = run(config, output)
-        assert not (output / "autoencoder").exists()
-        assert all(torch.equal(v, whole[k]) for k, v in weights(model).items() if k in whole)
-        assert weights(model)["normal.mean"].abs().sum() > 0
-        assert MoleculeGenerator.load(model).info["autoencoder_steps"] == 12
-
-
-def test_finetuning_gives_a_point_autoencoder_a_normal_posterior(
-    finished: Path, smiles_file: Path, tmp_path: Path
-) -> None:
-    config = small_config(
-        data__source=str(smiles_file),
-        autoencoder_from=str(finished),
-        finetune=True,
-        model__posterior="normal",
-        model__kl_weight=0.5,
-        autoencoder__kl_warmup=8,
-        autoencoder__lr=1e-3,
-    )
-    output = tmp_path / "tuned"
-    model = run(config, output)
-    loaded = MoleculeGenerator.load(model)
-    assert loaded.autoencoder.variational
-    assert loaded.info["autoencoder_steps"] == 24
-    # The widths moved from where they all begin.
-    assert loaded.autoencoder.tree_scale.weight.detach().abs().sum() > 0
-    rows = [row for row in losses(output, "autoencoder") if row["val/kl"]]
-    assert len(rows) == 3
-    assert all(float(row["val/kl"]) > 0 for row in rows)
-
-
-def test_the_weight_of_the_kl_term_rises(data, tmp_path: Path) -> None:
-    config = small_config(model__posterior="normal", model__kl_weight=0.2, autoencoder__kl_warmup=4)
-    model = MoleculeGenerator(data.vocabulary, config)
-    stage = lightning_modules.AutoencoderTraining(model.autoencoder, config, data, [0], [0])  # type: ignore[arg-type]
-    found = []
-    for step in (0, 1, 3, 100):
-        stage.step = step
-        found.append(stage.kl_weight)
-    assert found == pytest.approx([0.05, 0.1, 0.2, 0.2])
-    point = MoleculeGenerator(data.vocabulary, small_config())
-    stage = lightning_modules.AutoencoderTraining(point.autoencoder, config, data, [0], [0])  # type: ignore[arg-type]
-    assert stage.kl_weight == 0.0
-
-
-def test_an_autoencoder_that_does_not_fit_is_refused(
-    finished: Path, smiles_file: Path, tmp_path: Path, moses_sample: list[str]
-) -> None:
-    other = tmp_path / "other.smi"
-    other.write_text("\n".join(moses_sample[900:1300]) + "\n")
-    broken = tmp_path / "broken"
-    (broken / "autoencoder").mkdir(parents=True)
-    (broken / "autoencoder" / "last.ckpt").write_bytes(b"not a checkpoint")
-    cases = (
-        ({"autoencoder_from": str(tmp_path / "nothing")}, "neither a model folder nor a run"),
-        ({"autoencoder_from": str(broken)}, "damaged checkpoint"),
-        ({"autoencoder_from": str(finished), "model__width": 48}, "does not fit the configuration"),
-        ({"autoencoder_from": str(finished), "data__source": str(other)}, "another vocabulary"),
-    )
-    for number, (changes, said) in enumerate(cases):
-        config = small_config(**({"data__source": str(smiles_file)} | changes))
-        with pytest.raises(RunError, match=said):
-            run(config, tmp_path / f"refused-{number}")
