@@ -134,9 +134,18 @@ class EScAIP(nn.Module):
             nn.Sequential(nn.LayerNorm(w), nn.Linear(w, w), nn.SiLU(), nn.Linear(w, 1)) if direct else None
         )
 
-    def forward(self, batch: AtomicBatch) -> BackboneOutput:
-        """Energies (and direct forces) of the atoms of `batch`."""
-        e = self._edges(batch)
+    def layout(self, batch: AtomicBatch) -> tuple[Tensor, ...]:
+        """Nothing: the network reads only what the batch holds."""
+        del batch
+        return ()
+
+    def forward(self, batch: AtomicBatch, layout: tuple[Tensor, ...] | None = None) -> BackboneOutput:
+        """Energies (and direct forces) of the atoms of `batch`.
+
+        With a `layout` nothing depends on the batch's numbers but by arithmetic, so that this can be traced;
+        without one, neighbours beyond the cap are cut away, which saves time.
+        """
+        e = self._edges(batch, cut=layout is None)
         kind = self.lookup[batch.numbers]
         pair = kind.unsqueeze(1) * self.element.num_embeddings + kind[e.neighbors]
         filters = self.filters(e.basis)
@@ -160,7 +169,7 @@ class EScAIP(nn.Module):
             forces = (strength.unsqueeze(-1) * e.direction).sum(1)
         return BackboneOutput(atomic, 1.0 - torch.exp(-total), forces)
 
-    def _edges(self, batch: AtomicBatch) -> _Edges:
+    def _edges(self, batch: AtomicBatch, cut: bool) -> _Edges:
         cfg = self.config
         neighbors, mask = batch.neighbors, batch.neighbor_mask
         n, m = neighbors.shape
@@ -177,11 +186,12 @@ class EScAIP(nn.Module):
         # batch must not matter otherwise: it is another structure's, often.
         if cfg.max_neighbors is not None and m - 1 > CAP_START * cfg.max_neighbors:
             weight = weight * soft_cap(distance, weight, cfg.max_neighbors)
-            # Exactly 0 from here on, so that leaving the rest out changes nothing.
-            used = (weight.detach() > 0).any(0).nonzero()
-            kept = int(used.max()) + 1 if len(used) else 1
-            neighbors, vector = neighbors[:, :kept], vector[:, :kept]
-            distance, weight = distance[:, :kept], weight[:, :kept]
+            if cut:
+                # Exactly 0 from here on, so that leaving the rest out changes nothing.
+                used = (weight.detach() > 0).any(0).nonzero()
+                kept = int(used.max()) + 1 if len(used) else 1
+                neighbors, vector = neighbors[:, :kept], vector[:, :kept]
+                distance, weight = distance[:, :kept], weight[:, :kept]
         direction = vector / distance.unsqueeze(-1)
         cosine = direction @ direction.transpose(1, 2)
         return _Edges(neighbors, direction, weight, self.radial(distance), legendre(cosine, cfg.degrees))

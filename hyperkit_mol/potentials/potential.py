@@ -80,6 +80,7 @@ class Potential(nn.Module):
             self.backbone = Transformer(config, self.elements)
         self.info: dict[str, Any] = {}
         self._tables: dict[torch.device, Tensor] = {}
+        self._compiled: Any = None
 
     @property
     def cutoff(self) -> float | None:
@@ -162,38 +163,19 @@ class Potential(nn.Module):
         gradient = conservative and (forces or stress)
         # Second derivatives are kept where somebody trains on the first ones.
         create = torch.is_grad_enabled() and self.training
-        leaves: list[Tensor] = []
-        with torch.enable_grad() if gradient else torch.set_grad_enabled(torch.is_grad_enabled()):
-            strain = None
-            if gradient:
-                positions = batch.positions.detach().requires_grad_()
-                leaves.append(positions)
-                cell = batch.cell
-                moved = positions
-                if stress:
-                    strain = torch.zeros_like(batch.cell, requires_grad=True)
-                    leaves.append(strain)
-                    symmetric = 0.5 * (strain + strain.mT)
-                    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.index])
-                    cell = cell + cell @ symmetric
-                batch = replace(batch, positions=moved, cell=cell)
-            out = self.backbone(batch)
-            gained = self.normalization.shift + self.normalization.scale * out.atomic.double()
-            if out.presence is not None:
-                gained = gained * out.presence.double()
-            atomic = gained + self._references(batch.numbers.device)[batch.numbers]
-            energy = torch.zeros(batch.size, dtype=torch.float64, device=atomic.device)
-            energy = energy.index_add(0, batch.index, atomic)
-            slopes: list[Any] = []
-            if gradient:
-                slopes = list(torch.autograd.grad(energy.sum(), leaves, create_graph=create))
+        if gradient and self._compiled is not None:
+            gained, slopes = self._compiled(batch, stress, create)
+            direct = None
+        else:
+            gained, direct, slopes = self._evaluate(batch, gradient, stress, create)
         if not create and gradient:
-            energy, atomic = energy.detach(), atomic.detach()
+            gained = gained.detach()
+        atomic = gained + self._references(batch.numbers.device)[batch.numbers]
+        energy = torch.zeros(batch.size, dtype=torch.float64, device=atomic.device)
+        energy = energy.index_add(0, batch.index, atomic)
         found = None
-        if forces and conservative:
-            found = -slopes[0]
-        elif forces:
-            found = out.forces * self.normalization.scale
+        if forces:
+            found = -slopes[0] if conservative else direct
         pressure = None
         if stress:
             volume = batch.cell.detach().det().abs()
@@ -201,6 +183,62 @@ class Potential(nn.Module):
                 raise ModelError("stress needs a cell with a volume; one structure has none")
             pressure = slopes[1] / volume[:, None, None]
         return Prediction(energy, found, pressure, atomic)
+
+    def compiled(self, backend: str | None = "inductor") -> Potential:
+        """Compute conservative forces by one compiled graph from here on; `backend` None goes back to eager.
+
+        Energy and gradient are traced into one graph, which ``torch.compile`` turns into machine code with its
+        derivative: attention differentiated twice, which no fused kernel of PyTorch's offers. Each new shape
+        of a batch is compiled once (a minute on a CPU; up to eight shapes, others run eagerly), so it pays
+        for long work on structures of one size, such as dynamics of one system and training on it.
+
+        Parameters
+        ----------
+        backend : str or None
+            Of ``torch.compile``; the default needs a C++ compiler.
+
+        Returns
+        -------
+        Potential
+            Itself.
+        """
+        from hyperkit_mol.potentials.compiled import CompiledGradient
+
+        self._compiled = None if backend is None else CompiledGradient(self, backend)
+        return self
+
+    def _evaluate(
+        self,
+        batch: AtomicBatch,
+        gradient: bool,
+        stress: bool,
+        create: bool,
+        layout: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Energy of each atom above its reference (float64), direct forces, dE/dx and dE/d strain."""
+        leaves: list[Tensor] = []
+        with torch.enable_grad() if gradient else torch.set_grad_enabled(torch.is_grad_enabled()):
+            if gradient:
+                positions = batch.positions.detach().requires_grad_()
+                leaves.append(positions)
+                cell = batch.cell
+                moved = positions
+                if stress:
+                    strain = torch.zeros_like(batch.cell).requires_grad_()
+                    leaves.append(strain)
+                    symmetric = 0.5 * (strain + strain.mT)
+                    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.index])
+                    cell = cell + cell @ symmetric
+                batch = replace(batch, positions=moved, cell=cell)
+            out = self.backbone(batch, layout)
+            gained = self.normalization.shift + self.normalization.scale * out.atomic.double()
+            if out.presence is not None:
+                gained = gained * out.presence.double()
+            slopes: list[Any] = []
+            if gradient:
+                slopes = list(torch.autograd.grad(gained.sum(), leaves, create_graph=create))
+        direct = None if out.forces is None else out.forces * self.normalization.scale
+        return gained, direct, slopes
 
     def _references(self, device: torch.device) -> Tensor:
         table = self._tables.get(device)

@@ -174,7 +174,9 @@ class PotentialTraining(_SteppedModule):
             else:
                 others.append(p)
         groups = [
-            {"params": matrices, "lr": cfg.matrix_lr, "weight_decay": cfg.weight_decay, "muon": True},
+            # A Muon step has the same size whatever the gradient: only decay keeps a long run's weights finite
+            # (singular values settle below 1/decay), and with them the logits.
+            {"params": matrices, "lr": cfg.matrix_lr, "weight_decay": cfg.matrix_decay, "muon": True},
             {"params": others, "lr": cfg.lr, "weight_decay": cfg.weight_decay},
             {"params": rest, "lr": cfg.lr},
         ]

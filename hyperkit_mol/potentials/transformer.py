@@ -14,6 +14,8 @@ from hyperkit_mol.potentials.escaip import BackboneOutput
 
 __all__ = ["Transformer"]
 
+_STATE = 2  # tokens before the atoms: charge and spin
+
 
 class _SwiGLU(nn.Module):
     def __init__(self, width: int, hidden: int, out: int) -> None:
@@ -38,13 +40,13 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.RMSNorm(cfg.width), nn.RMSNorm(cfg.width)
         self.forward_layer = _SwiGLU(cfg.width, cfg.feed_forward * cfg.width, cfg.width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
         h = self.norm1(x)
         if self.lorentz:
             # Tokens are the space coordinates of points; what comes back is read the same way.
-            x = x + self.attention(lorentz.from_space(h, self.c), mask=mask)[..., 1:]
+            x = x + self.attention(lorentz.from_space(h, self.c), mask=mask, causal=causal)[..., 1:]
         else:
-            x = x + self.attention(h, mask=mask)
+            x = x + self.attention(h, mask=mask, causal=causal)
         return x + self.forward_layer(self.norm2(x))
 
 
@@ -88,24 +90,44 @@ class Transformer(nn.Module):
         self.energy = _SwiGLU(w, w, 1)
         self.force = _SwiGLU(w, w, 3) if direct else None
 
-    def forward(self, batch: AtomicBatch) -> BackboneOutput:
-        """Energies (and direct forces) of the atoms of `batch`."""
+    def train(self, mode: bool = True) -> Transformer:
+        """Also choose the attention: the fused kernel has no second derivative, which only training needs."""
+        for block in self.blocks:
+            block.attention.double_backward = mode and self.force is None
+        return super().train(mode)
+
+    def layout(self, batch: AtomicBatch) -> tuple[Tensor, ...]:
+        """Where each atom stands among the tokens ``(N,)`` and which tokens are real ``(B, longest + 2)``.
+
+        What depends on the batch's numbers and not only on its shapes is here, so that :meth:`forward` can be
+        traced.
+
+        Raises
+        ------
+        ModelError
+            For periodic structures.
+        """
         if bool(batch.pbc.any()):
             raise ModelError("the Transformer has no periodic images; use escaip for periodic structures")
         counts, longest = batch.counts, int(batch.counts.max())
         first = torch.cumsum(counts, 0) - counts
-        place = torch.arange(len(batch.numbers), device=counts.device) - first[batch.index]
-        mean = torch.zeros(batch.size, 3, dtype=batch.positions.dtype, device=counts.device)
-        mean = mean.index_add(0, batch.index, batch.positions) / counts.unsqueeze(-1)
+        place = torch.arange(len(batch.numbers), device=counts.device) - first[batch.index] + _STATE
+        mask = torch.arange(longest + _STATE, device=counts.device) < counts.unsqueeze(-1) + _STATE
+        return place, mask
+
+    def forward(self, batch: AtomicBatch, layout: tuple[Tensor, ...] | None = None) -> BackboneOutput:
+        """Energies (and direct forces) of the atoms of `batch`, with its :meth:`layout` where it is known."""
+        place, mask = layout or self.layout(batch)
+        mean = torch.zeros(batch.size, 3, dtype=batch.positions.dtype, device=mask.device)
+        mean = mean.index_add(0, batch.index, batch.positions) / batch.counts.unsqueeze(-1)
         atoms = self.element(self.lookup[batch.numbers])
         atoms = atoms + self.coordinates(batch.positions - mean[batch.index])
-        tokens = atoms.new_zeros(batch.size, longest + 2, atoms.shape[-1])
-        tokens = tokens.index_put((batch.index, place + 2), atoms)
+        tokens = atoms.new_zeros(*mask.shape, atoms.shape[-1])
+        tokens = tokens.index_put((batch.index, place), atoms)
         state = torch.stack([self.charge(batch.charge - CHARGES[0]), self.spin(batch.spin)], 1)
-        tokens = tokens + nn.functional.pad(state, (0, 0, 0, longest))
-        mask = torch.arange(longest + 2, device=counts.device) < counts.unsqueeze(-1) + 2
+        tokens = tokens + nn.functional.pad(state, (0, 0, 0, mask.shape[1] - _STATE))
         for block in self.blocks:
             tokens = block(tokens, mask[:, None, None, :])
-        found = self.norm(tokens[batch.index, place + 2])
+        found = self.norm(tokens[batch.index, place])
         forces = None if self.force is None else self.force(found)
         return BackboneOutput(self.energy(found).squeeze(-1), None, forces)
