@@ -12,8 +12,9 @@ from rich.markup import escape
 
 __all__ = ["answer", "console", "errors", "fail", "overrides", "parse_seconds", "say"]
 
-console = Console()
-errors = Console(stderr=True)
+# Without emoji: ":o:" may be a part of a SMILES, ":end:" of a message.
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 
 def say(to: Console, text: str) -> None:

@@ -89,5 +89,5 @@ def test_completion_in_bash() -> None:
 
 def test_messages_keep_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit):
-        terminal.fail("line 2: 'c1cc[nH]c1[/]' cannot be parsed")
-    assert "'c1cc[nH]c1[/]'" in capsys.readouterr().err
+        terminal.fail("line 2: 'c1cc[nH]c1[/]' cannot be parsed, nor 'c1:o:c'")
+    assert "'c1cc[nH]c1[/]' cannot be parsed, nor 'c1:o:c'" in capsys.readouterr().err
