@@ -14,6 +14,9 @@ from hyperkit_mol.terminal import answer, console, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
 _RUN, _SDF = Path("runs/potential"), Path("relaxed.sdf")
+_ENERGY_UNIT = "Of the energies: eV, meV, kcal/mol, kJ/mol or Hartree."
+_LENGTH_UNIT = "Of positions and cells: Å, bohr or nm."
+_FORCE_UNIT = "Of the forces; energy unit/length unit unless given, e.g. Hartree/bohr."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +30,9 @@ app.command()(attention)
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Option(help="File of labelled structures (extxyz); eV and Å.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File of labelled structures: extxyz, ASE .db, .aselmdb.")
+    ] = None,
     model: Annotated[str, typer.Option(help="escaip or transformer.")] = "escaip",
     preset: Annotated[
         str, typer.Option("--preset", "-p", help="small, medium, large, or a YAML file.")
@@ -43,6 +48,11 @@ def train(
     ] = None,
     energy_key: Annotated[str | None, typer.Option(help="Name of the energies in the file.")] = None,
     forces_key: Annotated[str | None, typer.Option(help="Name of the forces in the file.")] = None,
+    charge_key: Annotated[str | None, typer.Option(help="Name of the total charges in the file.")] = None,
+    spin_key: Annotated[str | None, typer.Option(help="Name of the spins in the file.")] = None,
+    energy_unit: Annotated[str | None, typer.Option(help=_ENERGY_UNIT)] = None,
+    length_unit: Annotated[str | None, typer.Option(help=_LENGTH_UNIT)] = None,
+    force_unit: Annotated[str | None, typer.Option(help=_FORCE_UNIT)] = None,
     attention: Annotated[str | None, typer.Option(help="euclidean or lorentz.")] = None,
     forces: Annotated[str | None, typer.Option(help="conservative (-dE/dx) or direct.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
@@ -70,6 +80,11 @@ def train(
             "data.isolated_atoms": isolated_atoms,
             "data.energy_key": energy_key,
             "data.forces_key": forces_key,
+            "data.charge_key": charge_key,
+            "data.spin_key": spin_key,
+            "data.energy_unit": energy_unit,
+            "data.length_unit": length_unit,
+            "data.force_unit": force_unit,
             "model.attention": attention,
             "model.forces": forces,
             "seed": seed,
@@ -95,6 +110,11 @@ def evaluate(
     data: Annotated[list[Path], typer.Argument(help="Files of labelled structures.")],
     energy_key: Annotated[str, typer.Option(help="Name of the energies in the file.")] = "energy",
     forces_key: Annotated[str, typer.Option(help="Name of the forces in the file.")] = "forces",
+    charge_key: Annotated[str, typer.Option(help="Name of the total charges in the file.")] = "charge",
+    spin_key: Annotated[str, typer.Option(help="Name of the spins in the file.")] = "spin",
+    energy_unit: Annotated[str, typer.Option(help=_ENERGY_UNIT)] = "eV",
+    length_unit: Annotated[str, typer.Option(help=_LENGTH_UNIT)] = "Å",
+    force_unit: Annotated[str | None, typer.Option(help=_FORCE_UNIT)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 32,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the figures as JSON.")
@@ -110,14 +130,16 @@ def evaluate(
         from hyperkit_mol.potentials.data import DataKeys
         from hyperkit_mol.potentials.model_files import load_potential
         from hyperkit_mol.potentials.pipeline import evaluate as run
+        from hyperkit_mol.potentials.units import Units
 
+        units = Units(energy_unit, length_unit, force_unit)
         potential = load_potential(model)
         table = Table("file", "structures", "E RMSE", "E MAE", "E RMSE/atom", "F RMSE", "F MAE", "s")
         table.title = "meV and meV/Å"
         figures = {}
         for path in data:
-            keys = DataKeys(energy_key, forces_key)
-            found = run(potential, path, keys, batch_size=batch_size, console=console)
+            keys = DataKeys(energy_key, forces_key, charge_key, spin_key)
+            found = run(potential, path, keys, units=units, batch_size=batch_size, console=console)
             figures[str(path)] = dataclasses.asdict(found)
             values = (found.energy_rmse, found.energy_mae, found.energy_rmse_per_atom)
             table.add_row(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from hyperkit_mol.generator.config import ConfigError
+from hyperkit_mol.potentials.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, named_unit
 
 __all__ = [
     "MODELS",
@@ -31,7 +32,7 @@ class _Strict(BaseModel):
 
 
 class DataConfig(_Strict):
-    """Which structures to train on; energies in eV, lengths in Å."""
+    """Which structures to train on."""
 
     train: str | None = Field(None, description="file of structures that ASE reads")
     validation: str | float = Field(0.1, description="a file, a fraction below 1, or a number of structures")
@@ -43,6 +44,21 @@ class DataConfig(_Strict):
     forces_key: str = "forces"
     charge_key: str = "charge"
     spin_key: str = "spin"
+    energy_unit: str = Field("eV", description=f"of the files: {', '.join(ENERGY_UNITS)}")
+    length_unit: str = Field("Å", description=f"of the files: {', '.join(LENGTH_UNITS)}")
+    force_unit: str | None = Field(None, description="energy_unit/length_unit unless given, e.g. Hartree/bohr")
+    cache: bool = Field(True, description="keep parsed copies of files of 2 MB or more in the user's cache folder")
+
+    @field_validator("energy_unit", "length_unit", "force_unit")
+    @classmethod
+    def _named(cls, value: str | None, info: ValidationInfo) -> str | None:
+        field = str(info.field_name)
+        try:
+            if value is None or field == "force_unit":
+                return None if value is None else force_unit(value)
+            return named_unit(value, ENERGY_UNITS if field == "energy_unit" else LENGTH_UNITS, field)
+        except ValueError as err:
+            raise ValueError(str(err).rpartition(", got ")[0]) from None  # the reader of this says what was got
 
 
 class ModelConfig(_Strict):

@@ -23,11 +23,12 @@ from hyperkit_mol.generator.callbacks import (
 from hyperkit_mol.potentials.batch import Structure
 from hyperkit_mol.potentials.config import DataConfig, PotentialConfig, load_config
 from hyperkit_mol.potentials.data import DataKeys, read_structures, split_structures
-from hyperkit_mol.potentials.errors import DataError
+from hyperkit_mol.potentials.errors import DataError, telling
 from hyperkit_mol.potentials.model_files import load_potential, save_potential
 from hyperkit_mol.potentials.potential import Potential
 from hyperkit_mol.potentials.statistics import describe, isolated_energies, normalization
 from hyperkit_mol.potentials.training import LabelledSet, PotentialTraining
+from hyperkit_mol.potentials.units import Units
 from hyperkit_mol.runs import claim_run, open_run, quiet, sole_owner
 from hyperkit_mol.terminal import say
 
@@ -87,11 +88,13 @@ def load_data(
     if config.train is None:
         raise DataError("no data: name a file of structures by --data (or data.train)")
     keys = DataKeys(config.energy_key, config.forces_key, config.charge_key, config.spin_key)
-    read = read_structures(config.train, keys)
+    units = Units(config.energy_unit, config.length_unit, config.force_unit)
+    read = read_structures(config.train, keys, units=units, cache=config.cache)
     molecules = [s for s in read if len(s) > 1]
     atoms = [s for s in read if len(s) == 1]
     if config.isolated_atoms is not None:
-        atoms = read_structures(config.isolated_atoms, keys)
+        energy_only = DataKeys(keys.energy, keys.forces)  # such a file need not have a charge
+        atoms = read_structures(config.isolated_atoms, energy_only, units=units)
     if len(molecules) < 2:
         raise DataError(
             f"{config.train}: at least 2 structures of 2 or more atoms are needed, found {len(molecules)}"
@@ -101,7 +104,8 @@ def load_data(
         molecules = [molecules[k] for k in sorted(chosen)]
     share = _number(config.validation)
     if share is None:
-        held = [s for s in read_structures(str(config.validation), keys) if len(s) > 1]
+        held = read_structures(str(config.validation), keys, units=units, cache=config.cache)
+        held = [s for s in held if len(s) > 1]
         if not held:
             raise DataError(f"{config.validation}: no structures of more than one atom")
         return molecules, held, isolated_energies(atoms) if atoms else None
@@ -162,7 +166,8 @@ def _train(
     config = open_run(config, output, resume, load_config)
     quiet()
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the average, on purpose
-    structures, held, given = load_data(config.data, config.seed)
+    with telling(lambda text: say(console, text)):
+        structures, held, given = load_data(config.data, config.seed)
     units = normalization(structures, given)
     say(console, f"{config.data.train}: training on")
     for line in describe(structures, units.references):
@@ -297,6 +302,7 @@ def evaluate(
     path: str | Path,
     keys: DataKeys | None = None,
     *,
+    units: Units | None = None,
     batch_size: int = 32,
     console: Console | None = None,
 ) -> Errors:
@@ -309,6 +315,8 @@ def evaluate(
     path : str or Path
         File of labelled structures; single atoms count as structures.
     keys : DataKeys, optional
+    units : Units, optional
+        What the file's numbers are in; errors are in meV and meV/Å whatever they are.
     batch_size : int
 
     Raises
@@ -318,7 +326,8 @@ def evaluate(
     """
     potential = model if isinstance(model, Potential) else load_potential(model)
     potential.eval().requires_grad_(False)
-    structures = read_structures(path, keys)
+    with telling(lambda text: say(console or Console(quiet=True), text)):
+        structures = read_structures(path, keys, units=units, cache=True)
     begin = time.monotonic()
     energies, forces = predict(potential, structures, batch_size, console)
     return _errors(structures, energies, forces, time.monotonic() - begin)
