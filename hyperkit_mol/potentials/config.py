@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hyperkit_mol.generator.config import ConfigError
 from hyperkit_mol.potentials.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, named_unit
@@ -46,8 +54,8 @@ class DataConfig(_Strict):
     spin_key: str = "spin"
     energy_unit: str = Field("eV", description=f"of the files: {', '.join(ENERGY_UNITS)}")
     length_unit: str = Field("Å", description=f"of the files: {', '.join(LENGTH_UNITS)}")
-    force_unit: str | None = Field(None, description="energy_unit/length_unit unless given, e.g. Hartree/bohr")
-    cache: bool = Field(True, description="keep parsed copies of files of 2 MB or more in the user's cache folder")
+    force_unit: str | None = Field(None, description="energy_unit/length_unit if left out; e.g. Hartree/bohr")
+    cache: bool = Field(True, description="keep parsed copies of large files in the user's cache folder")
 
     @field_validator("energy_unit", "length_unit", "force_unit")
     @classmethod
@@ -58,7 +66,8 @@ class DataConfig(_Strict):
                 return None if value is None else force_unit(value)
             return named_unit(value, ENERGY_UNITS if field == "energy_unit" else LENGTH_UNITS, field)
         except ValueError as err:
-            raise ValueError(str(err).rpartition(", got ")[0]) from None  # the reader of this says what was got
+            # What was got is said where this is caught.
+            raise ValueError(str(err).rpartition(", got ")[0]) from None
 
 
 class ModelConfig(_Strict):
