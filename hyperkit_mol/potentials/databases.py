@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +19,10 @@ __all__ = ["iter_database", "kind_of_database"]
 
 _SQLITE = b"SQLite format 3\0"
 _LMDB = b"\xde\xc0\xef\xbe"
-# Pages at the end of an LMDB file may never have been written; a file that lacks more than these was cut off.
-_SPARE_PAGES = 64
+_READ_ALL = """
+import sys, lmdb
+for _ in lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False).begin().cursor(): pass
+"""
 
 
 def kind_of_database(path: Path) -> str | None:
@@ -97,15 +102,30 @@ def _lmdb_rows(path: Path) -> Iterator[Any]:
         import ase_db_backends  # noqa: F401  (registers the format)
     except ImportError as err:
         raise ImportError(f"{path}: reading .aselmdb needs: pip install ase-db-backends") from err
+    _whole(path)
     base: Any = ase.db.connect(str(path), type="aselmdb", readonly=True, use_lock_file=False)
     try:
-        page = base.env.stat()["psize"]
-        missing = base.env.info()["last_pgno"] + 1 - path.stat().st_size // page
-        if missing > _SPARE_PAGES:  # touching pages beyond the end of the file would kill this process
-            raise DataError(f"{path}: cut off; {missing * page / 1e6:,.1f} MB are missing at its end")
         yield from base.select()
     finally:
         base.close()
+
+
+def _whole(path: Path) -> None:
+    """Refuse an LMDB file that lacks its end: touching what is not there would kill this process (SIGBUS)."""
+    import lmdb
+
+    size = path.stat().st_size
+    if size < 2 * max(mmap.PAGESIZE, 4096):
+        raise DataError(f"{path}: cut off after {size} bytes")
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as link:
+        page, last = link.stat()["psize"], link.info()["last_pgno"]
+    missing = last + 1 - size // page
+    # The last pages of a whole file may never have been written; only reading it tells the difference.
+    if (
+        missing > 0
+        and subprocess.run([sys.executable, "-c", _READ_ALL, str(path)], capture_output=True).returncode
+    ):
+        raise DataError(f"{path}: cut off; {missing * page / 1e6:,.2f} MB are missing at its end")
 
 
 def _atoms(row: Any) -> Any:
