@@ -27,6 +27,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "PotentialConfig",
+    "PretrainingConfig",
     "TrainingConfig",
     "load_config",
 ]
@@ -119,7 +120,29 @@ class TrainingConfig(_Strict):
     energy_weight: float = Field(1.0, ge=0, description="of |E - E'| per atom, over the force scale x 1 Å")
     forces_weight: float = Field(1.0, ge=0, description="of the mean |F - F'|, over the force scale")
     rotate: bool | None = Field(None, description="rotation augmentation; by default where it is needed")
-    dtype: Literal["float32", "float64"] = "float32"
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="plateau: x 0.8 where the validation force error has not fallen for `patience`"
+    )
+    patience: int = Field(10, ge=1, description="validations without progress (schedule: plateau)")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="bfloat16: float32 weights, matrix products in bfloat16 while training"
+    )
+    compile: bool = Field(False, description="compile energy and forces into one graph (a minute to begin)")
+    start: str | None = Field(None, description="model folder to begin from: its weights, not its references")
+    save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(500, ge=1, description="steps between validations")
+
+
+class PretrainingConfig(_Strict):
+    """The Transformer's first stage: cross-entropy on discretised structures. 0 steps leave it out."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(3e-4, gt=0)
+    warmup: int = Field(100, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    bins: int = Field(10, ge=2, le=32, description="of each coordinate; three of them are one token")
+    energy_bins: int = Field(2048, ge=2, description="at most one for each structure")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     validate_every: int = Field(500, ge=1, description="steps between validations")
 
@@ -130,7 +153,22 @@ class PotentialConfig(_Strict):
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
+    pretraining: PretrainingConfig = PretrainingConfig()  # pyright: ignore[reportCallIssue]
     training: TrainingConfig = TrainingConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _stages(self) -> PotentialConfig:
+        if self.pretraining.steps and self.model.kind != "transformer":
+            raise ValueError("pretraining is the Transformer's first stage: set model.kind to transformer")
+        if self.pretraining.steps and self.training.start:
+            raise ValueError(
+                "give pretraining.steps or training.start, not both: each decides the first weights"
+            )
+        if self.training.compile and self.model.forces != "conservative":
+            raise ValueError(
+                "training.compile is for forces: conservative; direct ones need no second derivative"
+            )
+        return self
 
 
 def load_config(

@@ -145,7 +145,9 @@ class EScAIP(nn.Module):
         With a `layout` nothing depends on the batch's numbers but by arithmetic, so that this can be traced;
         without one, neighbours beyond the cap are cut away, which saves time.
         """
-        e = self._edges(batch, cut=layout is None)
+        # Distances and angles in full precision, whatever the rest is computed in.
+        with torch.autocast(batch.positions.device.type, enabled=False):
+            e = self._edges(batch, cut=layout is None)
         kind = self.lookup[batch.numbers]
         pair = kind.unsqueeze(1) * self.element.num_embeddings + kind[e.neighbors]
         filters = self.filters(e.basis)

@@ -8,6 +8,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -28,6 +29,7 @@ from hyperkit_mol.potentials.model_files import load_potential, save_potential
 from hyperkit_mol.potentials.potential import Potential
 from hyperkit_mol.potentials.statistics import describe, isolated_energies, normalization
 from hyperkit_mol.potentials.training import LabelledSet, PotentialTraining
+from hyperkit_mol.potentials.transfer import take_weights
 from hyperkit_mol.potentials.units import Units
 from hyperkit_mol.runs import claim_run, open_run, quiet, sole_owner
 from hyperkit_mol.terminal import say
@@ -66,6 +68,8 @@ class _Progress(TrainingProgress):
         parts = []
         if "train/loss" in found:
             parts.append(f"loss {float(found['train/loss']):.4f}")
+        if "val/loss" in found:
+            parts.append(f"val {float(found['val/loss']):.4f}")
         for stage, name in (("train", "batch"), ("val", "val")):
             if f"{stage}/force_rmse" in found:
                 e, f = (float(found[f"{stage}/{k}_rmse"]) for k in ("energy", "force"))
@@ -175,13 +179,17 @@ def _train(
     source = "isolated atoms" if given else "least squares over the training set"
     say(console, f"  reference energies from {source}; force scale {units.scale:.3f} eV/Å")
 
-    dtype = getattr(torch, config.training.dtype)
+    dtype = torch.float64 if config.training.dtype == "float64" else torch.float32
     cutoff = config.model.cutoff if config.model.kind == "escaip" else None
     data = LabelledSet(structures, cutoff, dtype)
     torch.manual_seed(config.seed)
     potential = Potential(config.model, units, data.mean_neighbors).to(dtype)
     potential.check([*structures, *held])
-    module = PotentialTraining(potential, config, data, LabelledSet(held, cutoff, dtype))
+    kept = LabelledSet(held, cutoff, dtype)
+    if config.training.start is not None:
+        strange = take_weights(potential, load_potential(config.training.start))
+        note = f"; new to it: {', '.join(strange)}" if strange else ""
+        say(console, f"beginning from the weights of {config.training.start}{note}")
     # Not before everything has been read and checked: a mistake in a file name must not occupy the folder.
     claim_run(config, output)
     count = sum(p.numel() for p in potential.parameters())
@@ -191,8 +199,17 @@ def _train(
         f"{len(structures):,} structures to train on, {len(held):,} to validate on; {config.model.kind} with "
         f"{count:,} parameters, {config.model.attention} attention, {config.model.forces} forces{graph}",
     )
-    limit = None if max_seconds is None else max(1.0, max_seconds - (time.monotonic() - begin))
-    metrics = _fit(module, output, limit, devices, console)
+
+    def left() -> float | None:
+        return None if max_seconds is None else max(1.0, max_seconds - (time.monotonic() - begin))
+
+    if config.pretraining.steps and not _pretrain(
+        potential, config, data, kept, output, left(), devices, console
+    ):
+        say(console, f"Time was up in pre-training; go on with --resume in {output}")
+        return TrainResult(output / "model", time.monotonic() - begin)
+    module = PotentialTraining(potential, config, data, kept)
+    metrics = _fit(module, output, left(), devices, console)
     seconds = time.monotonic() - begin
     if runs.rank() > 0:  # the model is the first process's to write
         return TrainResult(output / "model", seconds, metrics)
@@ -213,6 +230,42 @@ def _train(
         e, f = metrics["val/energy_rmse"], metrics["val/force_rmse"]
         say(console, f"Validation RMSE: energy {e:.2f} meV, forces {f:.2f} meV/Å")
     return TrainResult(output / "model", seconds, metrics)
+
+
+def _pretrain(
+    potential: Potential,
+    config: PotentialConfig,
+    data: LabelledSet,
+    held: LabelledSet,
+    output: Path,
+    limit: float | None,
+    devices: int | str,
+    console: Console,
+) -> bool:
+    """The Transformer's first stage; False if there was no time to end it."""
+    from hyperkit_mol.potentials.pretraining import Autoregressive, Pretraining, discretizer_of
+
+    backbone: Any = potential.backbone
+    bins = discretizer_of(data.structures, potential.normalization, config.pretraining)
+    model = Autoregressive(backbone, bins, potential.normalization).to(potential.dtype)
+    module = Pretraining(model, config.pretraining, config.seed, data, held)
+    folder = output / "pretraining"
+    folder.mkdir(exist_ok=True)
+    runs.fit(
+        module,
+        _Progress(console, "Pre-training on tokens", config.pretraining.batch_size, limit),
+        last=folder / "last.ckpt",
+        tensorboard=folder / "tensorboard",
+        limit=limit,
+        devices=devices,
+        console=console,
+        validate_every=max(1, round(config.pretraining.validate_every / module.block)),
+        clip=1.0,
+    )
+    # Where a device was used, and validation came last, this stage has moved and switched what they share.
+    backbone.to("cpu")
+    potential.train()
+    return module.step >= module.steps
 
 
 def _fit(

@@ -81,6 +81,7 @@ class Potential(nn.Module):
         self.info: dict[str, Any] = {}
         self._tables: dict[torch.device, Tensor] = {}
         self._compiled: Any = None
+        self.mixed = False
 
     @property
     def cutoff(self) -> float | None:
@@ -230,14 +231,15 @@ class Potential(nn.Module):
                     moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[batch.index])
                     cell = cell + cell @ symmetric
                 batch = replace(batch, positions=moved, cell=cell)
-            out = self.backbone(batch, layout)
+            with torch.autocast(batch.positions.device.type, torch.bfloat16, enabled=self.mixed):
+                out = self.backbone(batch, layout)
             gained = self.normalization.shift + self.normalization.scale * out.atomic.double()
             if out.presence is not None:
                 gained = gained * out.presence.double()
             slopes: list[Any] = []
             if gradient:
                 slopes = list(torch.autograd.grad(gained.sum(), leaves, create_graph=create))
-        direct = None if out.forces is None else out.forces * self.normalization.scale
+        direct = None if out.forces is None else out.forces.to(self.dtype) * self.normalization.scale
         return gained, direct, slopes
 
     def _references(self, device: torch.device) -> Tensor:

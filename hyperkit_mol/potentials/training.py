@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hyperkit_mol.generator.lightning_modules import _SteppedModule
 from hyperkit_mol.potentials.batch import AtomicBatch, Structure, collate
-from hyperkit_mol.potentials.config import PotentialConfig
+from hyperkit_mol.potentials.config import PotentialConfig, PretrainingConfig, TrainingConfig
 from hyperkit_mol.potentials.errors import TrainingError
 from hyperkit_mol.potentials.neighbors import NeighborTable, neighbor_table
 from hyperkit_mol.potentials.optim import MuonAdam
 from hyperkit_mol.potentials.potential import Potential
 
-__all__ = ["LabelledSet", "PotentialTraining", "random_rotations"]
+__all__ = ["LabelledSet", "PotentialTraining", "SteppedBatches", "random_rotations"]
 
 # Narrower matrices (a bias for each head) have hardly a spectrum; Adam is as good and cheaper there.
 _MUON_SIZE = 16
@@ -105,7 +105,7 @@ class LabelledSet:
 class _Stretch(Iterable[Any]):
     """Batches of the rest of a block, begun where the module stands when it is iterated."""
 
-    def __init__(self, module: PotentialTraining) -> None:
+    def __init__(self, module: SteppedBatches) -> None:
         self.module = module
 
     def __len__(self) -> int:
@@ -130,7 +130,36 @@ class _Held(Iterable[Any]):
         return (self.data.batch(order[k : k + self.size]) for k in range(0, len(order), self.size))
 
 
-class PotentialTraining(_SteppedModule):
+class SteppedBatches(_SteppedModule):
+    """A module whose step k sees the batch that `data` plans for (seed, k).
+
+    Parameters
+    ----------
+    seed : int
+    settings : TrainingConfig or PretrainingConfig
+        Steps, block and size of a batch.
+    data, held : LabelledSet
+        To train and to validate on.
+    """
+
+    def __init__(
+        self, seed: int, settings: TrainingConfig | PretrainingConfig, data: LabelledSet, held: LabelledSet
+    ) -> None:
+        super().__init__(seed, settings.steps, settings.save_every)
+        self.settings: Any = settings
+        self.data, self.held = data, held
+
+    def train_dataloader(self) -> Any:
+        return _Stretch(self)
+
+    def val_dataloader(self) -> Any:
+        return _Held(self.held, max(32, self.settings.batch_size))
+
+    def transfer_batch_to_device(self, batch: AtomicBatch, device: torch.device, _: int) -> AtomicBatch:
+        return batch.to(device)
+
+
+class PotentialTraining(SteppedBatches):
     """Trains a potential on energies and forces; `average` holds the averaged weights that are used later.
 
     The loss is ``w_E |E - E'|/n + w_F mean_i |F_i - F_i'|`` in units of the force scale, the absolute energy
@@ -147,19 +176,32 @@ class PotentialTraining(_SteppedModule):
     def __init__(
         self, model: Potential, config: PotentialConfig, data: LabelledSet, held: LabelledSet
     ) -> None:
-        super().__init__(config.seed, config.training.steps, config.training.save_every)
-        self.model, self.settings, self.data, self.held = model, config.training, data, held
+        super().__init__(config.seed, config.training, data, held)
+        self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model.mixed = self.settings.dtype == "bfloat16"
+        if self.settings.compile:
+            self.model.compiled()
         # Distances and angles know nothing of orientation; coordinates do.
         rotate = self.settings.rotate
         self.rotate = config.model.kind == "transformer" if rotate is None else rotate
         self._sums: dict[str, float] = {}
+        # Lightning steps such a schedule after it has saved the checkpoint, so that a resumed run would differ:
+        # here it turns a number of its own, by which the schedule multiplies.
+        self._turned = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self._turned, factor=0.8, patience=self.settings.patience, min_lr=self.settings.final_lr
+        )
 
-    def train_dataloader(self) -> Any:
-        return _Stretch(self)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["plateau"] = self._plateau.state_dict() | {"lr": self._turned.param_groups[0]["lr"]}
 
-    def val_dataloader(self) -> Any:
-        return _Held(self.held, max(32, self.settings.batch_size))
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if found := dict(checkpoint.get("plateau", {})):
+            self._turned.param_groups[0]["lr"] = found.pop("lr")
+            self._plateau.load_state_dict(found)
 
     def configure_optimizers(self) -> Any:
         cfg = self.settings
@@ -185,6 +227,8 @@ class PotentialTraining(_SteppedModule):
         def factor(step: int) -> float:
             if step < cfg.warmup:
                 return (step + 1) / cfg.warmup
+            if cfg.schedule == "plateau":
+                return self._turned.param_groups[0]["lr"]
             part = min(1.0, (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))
             return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * part))
 
@@ -193,9 +237,6 @@ class PotentialTraining(_SteppedModule):
 
     def on_train_start(self) -> None:
         """Leave the optimiser's state as it was loaded; its step counts are plain numbers."""
-
-    def transfer_batch_to_device(self, batch: AtomicBatch, device: torch.device, _: int) -> AtomicBatch:
-        return batch.to(device)
 
     def training_step(self, batch: AtomicBatch, _: int) -> Tensor:
         self.seed_step()
@@ -257,6 +298,7 @@ class PotentialTraining(_SteppedModule):
             "val/energy_rmse_per_atom": 1e3 * (s["per_atom"] / s["structures"]) ** 0.5,
             "val/force_rmse": 1e3 * (s["forces"] / s["components"]) ** 0.5,
         }
+        self._plateau.step(values["val/force_rmse"])
         # Under the step that was finished last: a resumed log keeps the rows before the step it begins with.
         self.log_dict(values | {"step": float(self.step - 1)})
 

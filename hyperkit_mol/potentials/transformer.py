@@ -37,10 +37,14 @@ class _Block(nn.Module):
             )
         else:
             self.attention = EuclideanAttention(cfg.width, cfg.heads, double_backward=double_backward)
+        self.double_backward = double_backward
         self.norm1, self.norm2 = nn.RMSNorm(cfg.width), nn.RMSNorm(cfg.width)
         self.forward_layer = _SwiGLU(cfg.width, cfg.feed_forward * cfg.width, cfg.width)
 
-    def forward(self, x: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        # The fused kernel has no second derivative, and only training needs one. Set here and not in `train`,
+        # which Lightning goes around.
+        self.attention.double_backward = self.double_backward and self.training
         h = self.norm1(x)
         if self.lorentz:
             # Tokens are the space coordinates of points; what comes back is read the same way.
@@ -84,17 +88,10 @@ class Transformer(nn.Module):
         self.charge, self.spin = nn.Embedding(len(CHARGES), w), nn.Embedding(len(SPINS), w)
         self.coordinates = nn.Linear(3, w, bias=False)
         direct = config.forces == "direct"
-        # The fused kernel has no second derivative; a direct head needs none.
         self.blocks = nn.ModuleList(_Block(config, not direct) for _ in range(config.layers))
         self.norm = nn.RMSNorm(w)
         self.energy = _SwiGLU(w, w, 1)
         self.force = _SwiGLU(w, w, 3) if direct else None
-
-    def train(self, mode: bool = True) -> Transformer:
-        """Also choose the attention: the fused kernel has no second derivative, which only training needs."""
-        for block in self.blocks:
-            block.attention.double_backward = mode and self.force is None
-        return super().train(mode)
 
     def layout(self, batch: AtomicBatch) -> tuple[Tensor, ...]:
         """Where each atom stands among the tokens ``(N,)`` and which tokens are real ``(B, longest + 2)``.
