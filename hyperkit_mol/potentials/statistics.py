@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from hyperkit_mol.potentials.batch import Structure
 from hyperkit_mol.potentials.errors import DataError
@@ -104,48 +107,146 @@ def normalization(
 
 
 def describe(structures: Sequence[Structure], references: dict[int, float]) -> list[str]:
-    """Lines for people: elements, sizes, ranges, and frames that look wrong."""
+    """Lines for people: elements, sizes, ranges, frames that look wrong, magnitudes of other units.
+
+    Parameters
+    ----------
+    structures : sequence of Structure
+        With energies.
+    references : dict
+        Energy of one atom of each element, eV.
+    """
     sizes = np.array([len(s) for s in structures])
-    elements = sorted({int(z) for s in structures for z in np.unique(s.numbers)})
     gains = np.array(
         [(_energy(s) - sum(references.get(int(z), 0.0) for z in s.numbers)) / len(s) for s in structures]
     )
     norms = np.array(
         [0.0 if s.forces is None else float(np.linalg.norm(s.forces, axis=1).max()) for s in structures]
     )
+    compositions = Counter(tuple(np.bincount(s.numbers)) for s in structures)
+    kinds = f" of {len(compositions):,} compositions" if len(compositions) > 1 else ""
     lines = [
-        f"{len(structures):,} structures of {_range(sizes, 'd')} atoms; {', '.join(map(_symbol, elements))}",
+        f"{len(structures):,} structures{kinds} of {_range(sizes, 'd')} atoms; {_elements(structures)}",
         f"energy above isolated atoms {_range(gains, '.3f')} eV/atom",
         f"largest force of a structure {_range(norms, '.2f')} eV/Å",
     ]
-    if len({(s.charge, s.spin) for s in structures}) > 1:
-        states = sorted({(s.charge, s.spin) for s in structures})
+    states = sorted({(s.charge, s.spin) for s in structures})
+    if states != [(0, 0)]:
         lines.append("charge, spin: " + "; ".join(f"{q:+d}, {m}" for q, m in states))
-    lines += _suspicious(structures, gains, norms)
+    closest = np.array([_closest(s) for s in structures])
+    lines += _suspicious(structures, gains, norms, closest)
+    lines += _other_units(structures, gains, norms, closest)
     return lines
 
 
-def _suspicious(structures: Sequence[Structure], gains: np.ndarray, norms: np.ndarray) -> list[str]:
+def _elements(structures: Sequence[Structure]) -> str:
+    """Elements, with the number of structures of those that few have."""
+    count = Counter(int(z) for s in structures for z in np.unique(s.numbers))
+    few = max(10, len(structures) // 100)
+    return ", ".join(
+        _symbol(z) + (f" ({count[z]} only)" if count[z] <= few and count[z] < len(structures) // 2 else "")
+        for z in sorted(count)
+    )
+
+
+def _closest(s: Structure) -> float:
+    """Smallest distance of two neighbours over the sum of their covalent radii; 1 is a bond, NaN no pair.
+
+    Periodic images do not count.
+    """
+    if len(s) < 2:
+        return float("nan")
+    distance, index = cKDTree(s.positions).query(s.positions, k=2)
+    # Of atoms in one place either may come first.
+    other = np.where(index[:, 0] == np.arange(len(s)), index[:, 1], index[:, 0])
+    radius = np.array([_radius(int(z)) for z in s.numbers])
+    return float((distance[:, 1] / (radius + radius[other])).min())
+
+
+def _suspicious(
+    structures: Sequence[Structure], gains: np.ndarray, norms: np.ndarray, closest: np.ndarray
+) -> list[str]:
     lines = []
     spread = float(np.median(np.abs(gains - np.median(gains)))) + 1e-3
+    net = np.array([0.0 if s.forces is None else np.linalg.norm(s.forces.sum(0)) for s in structures])
+    seen: set[bytes] = set()
+    repeated = np.zeros(len(structures), bool)
+    for k, s in enumerate(structures):
+        mark = s.positions.tobytes() + s.numbers.tobytes() + bytes(f"{s.charge} {s.spin}", "ascii")
+        repeated[k] = mark in seen
+        seen.add(mark)
+    typical = np.nanmedian(closest) if np.isfinite(closest).any() else 1.0
     for what, bad in (
         ("an energy per atom far from the others", np.abs(gains - np.median(gains)) > 50 * spread),
-        ("a force above 50 eV/Å", norms > 50),
+        ("a force above 50 eV/Å", norms > max(50.0, 10 * float(np.median(norms)))),
+        ("atoms closer than half a bond", closest < 0.5 * min(1.0, typical)),
+        # What a program leaves over is far smaller: an atom was held, or the forces are no gradient.
+        ("forces that do not add up to zero", net > 0.05 * np.sqrt([len(s) for s in structures])),
+        ("the geometry of an earlier one", repeated),
     ):
         if bad.any():
             names = [structures[k].name for k in np.flatnonzero(bad)[:3]]
-            lines.append(f"warning: {int(bad.sum())} with {what}: {', '.join(names)}")
-    typical = float(np.median(norms))
-    if typical > 25:
+            lines.append(f"warning: {int(bad.sum()):,} with {what}: {', '.join(names)}")
+    return lines
+
+
+def _other_units(
+    structures: Sequence[Structure], gains: np.ndarray, norms: np.ndarray, closest: np.ndarray
+) -> list[str]:
+    """Magnitudes that are not those of eV and Å, and the option that would mend them."""
+    lines, force = [], float(np.median(norms))
+    apart = np.array([not np.any(s.pbc) for s in structures]) & np.isfinite(closest)
+    length = float(np.median(closest[apart])) if apart.sum() > 10 else 1.0
+    for unit, wrong in (("bohr", length > 1.5), ("nm", length < 0.3)):
+        if wrong:
+            lines.append(
+                f"warning: the closest atoms are {length:.2g} times a bond apart; are these {unit}? "
+                f"(--length-unit {unit})"
+            )
+    said = f"warning: the median of the largest forces is {force:.3g}"
+    if length < 0.3:
+        pass  # forces per nm look small or large for that reason
+    elif force > 25:
+        unit = next(u for u, above in (("meV", 800), ("kJ/mol", 150), ("kcal/mol", 0)) if force > above)
         lines.append(
-            f"warning: the median of the largest forces is {typical:.0f}; are these kcal/mol (1 eV = 23.06)?"
+            f"{said}; are these {unit}/Å? (--energy-unit {unit}, or --force-unit {unit}/Å where only the "
+            "forces are)"
         )
-    elif 0 < typical < 0.05 and len(structures) > 10:
+    elif 0 < force < 0.12 and len(structures) > 10:
         lines.append(
-            f"warning: the median of the largest forces is {typical:.3f}; is the file in Hartree/bohr "
-            "(1 Hartree/bohr = 51.42 eV/Å), or are all structures relaxed?"
+            f"{said}; are these Hartree/bohr? (--force-unit Hartree/bohr, and --energy-unit Hartree where "
+            "the energies are, too), or are all structures relaxed?"
+        )
+    elif 0 < _looseness(structures) < 0.0025:
+        lines.append(
+            "warning: energies vary less than the forces allow; are only the energies in Hartree? "
+            "(--energy-unit Hartree --force-unit eV/Å)"
+        )
+    gain = float(np.median(gains))
+    if abs(gain) > 30:
+        lines.append(
+            f"warning: {gain:.0f} eV/atom above the isolated atoms; are those of another unit or method? "
+            "(--energy-unit, --isolated-atoms)"
         )
     return lines
+
+
+def _looseness(structures: Sequence[Structure]) -> float:
+    """Spread of the energies over force times 1 Å, in the commonest kind of molecule; 0 where they are few.
+
+    Sets from molecular dynamics have 0.02 to 0.4, whatever the molecule and temperature: atoms are displaced
+    by some hundredths of an Å.
+    """
+    kinds: dict[tuple[object, ...], list[Structure]] = {}
+    for s in structures:
+        if s.forces is not None:
+            kinds.setdefault((s.charge, s.spin, *sorted(s.numbers.tolist())), []).append(s)
+    most = max(kinds.values(), key=len, default=[])
+    if len(most) < 20:
+        return 0.0
+    low, high = np.percentile([_energy(s) for s in most], [16, 84])
+    square = float(np.mean([np.square(s.forces).sum() for s in most if s.forces is not None]))
+    return (high - low) / 2 / square**0.5 if square > 0 else 0.0
 
 
 def _range(values: np.ndarray, form: str) -> str:
@@ -157,3 +258,10 @@ def _symbol(z: int) -> str:
     from rdkit import Chem
 
     return Chem.GetPeriodicTable().GetElementSymbol(z)
+
+
+@cache
+def _radius(z: int) -> float:
+    from rdkit import Chem
+
+    return Chem.GetPeriodicTable().GetRcovalent(z)
