@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rdkit import Chem, RDLogger
-from rdkit.Chem import rdDistGeom
+from rdkit import Chem
 
 from hyperkit_mol.chem.reading import read_smiles_file
+from hyperkit_mol.potentials.conformers import embed
 from hyperkit_mol.potentials.errors import ModelError, StructureError
 from hyperkit_mol.potentials.potential import Potential
 
@@ -58,33 +58,6 @@ class Report:
     written: int = 0
     unconverged: int = 0
     failed: list[str] | None = None
-
-
-def embed(smiles: str, seed: int = 0) -> Any:
-    """A conformer with hydrogens by ETKDG (Riniker and Landrum, 2015; RDKit's third version).
-
-    Raises
-    ------
-    StructureError
-        If the SMILES cannot be parsed or no conformer is found.
-    """
-    RDLogger.DisableLog("rdApp.*")  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        molecule = Chem.MolFromSmiles(smiles)
-    finally:
-        RDLogger.EnableLog("rdApp.*")  # pyright: ignore[reportAttributeAccessIssue]
-    if molecule is None:
-        raise StructureError(f"{smiles}: not a SMILES that RDKit can parse")
-    if molecule.GetNumAtoms() == 0:
-        raise StructureError("an empty SMILES has no structure")
-    molecule = Chem.AddHs(molecule)
-    settings = rdDistGeom.ETKDGv3()
-    settings.randomSeed = seed
-    if rdDistGeom.EmbedMolecule(molecule, settings) != 0:
-        settings.useRandomCoords = True
-        if rdDistGeom.EmbedMolecule(molecule, settings) != 0:
-            raise StructureError(f"{smiles}: RDKit finds no conformer for it")
-    return molecule
 
 
 def relax_molecule(
