@@ -31,8 +31,8 @@ _FIELDS = (
 class CompiledGradient:
     """What :meth:`Potential.compiled <hyperkit_mol.potentials.Potential.compiled>` calls.
 
-    PyTorch's compiler cannot differentiate twice: it refuses ``autograd.grad`` inside what it compiles. So the
-    energy and its gradient are traced first, to a plain list of tensor operations; the compiler then sees a
+    PyTorch's compiler cannot differentiate twice: it refuses ``autograd.grad`` inside what it compiles. So
+    the energy and its gradient are traced first, to a plain list of tensor operations; the compiler then sees a
     function that happens to return forces, and differentiates that once.
 
     Parameters
@@ -61,7 +61,9 @@ class CompiledGradient:
         batch = _even(batch)
         tensors = [getattr(batch, name) for name in _FIELDS]
         parameters = dict(potential.backbone.named_parameters())
-        given = list(parameters.values()) if create else [p.detach() for p in parameters.values()]
+        given: list[Tensor] = (
+            list(parameters.values()) if create else [p.detach() for p in parameters.values()]
+        )
         key = (stress, create, *((t.shape, t.dtype, t.device) for t in (*tensors, *layout, *given[:1])))
         if key not in self._graphs:
             self._graphs[key] = self._build(list(parameters), given, tensors, layout, stress)

@@ -1,7 +1,7 @@
 """First stage of the graph-free Transformer: predict discretised structures token by token.
 
-The recipe of arXiv:2510.02259: a molecule is written as charge and spin, the positions of its atoms, the force
-on the first of them, and the energy; each value is a bin of quantiles, three coordinates together one token,
+The recipe of arXiv:2510.02259: a molecule is written as charge and spin, the positions of its atoms, the
+force on the first of them, and the energy; each value is a bin of quantiles, three coordinates together one token,
 and carries its continuous value along. The network reads from the left and is trained by cross-entropy on the
 next token. Atoms come in another random order, the molecule in another orientation, at every step. The second
 stage (:mod:`hyperkit_mol.potentials.training`) begins from these weights.
@@ -205,7 +205,7 @@ def discretizer_of(
 
 
 def _places(count: int, width: int) -> Tensor:
-    """Sinusoidal position embedding ``(count, width)`` (Vaswani et al., 2017); only this stage has an order."""
+    """Sinusoidal position embedding ``(count, width)`` (Vaswani et al., 2017); only this stage has one."""
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(1e4) / width))
     angle = torch.arange(count).unsqueeze(-1) * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]

@@ -186,8 +186,8 @@ class PotentialTraining(SteppedBatches):
         rotate = self.settings.rotate
         self.rotate = config.model.kind == "transformer" if rotate is None else rotate
         self._sums: dict[str, float] = {}
-        # Lightning steps such a schedule after it has saved the checkpoint, so that a resumed run would differ:
-        # here it turns a number of its own, by which the schedule multiplies.
+        # Lightning steps such a schedule after it has saved the checkpoint, so that a resumed run would
+        # differ: here it turns a number of its own, by which the schedule multiplies.
         self._turned = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self._turned, factor=0.8, patience=self.settings.patience, min_lr=self.settings.final_lr
@@ -216,8 +216,8 @@ class PotentialTraining(SteppedBatches):
             else:
                 others.append(p)
         groups = [
-            # A Muon step has the same size whatever the gradient: only decay keeps a long run's weights finite
-            # (singular values settle below 1/decay), and with them the logits.
+            # A Muon step has the same size whatever the gradient: only decay keeps a long run's weights
+            # finite (singular values settle below 1/decay), and with them the logits.
             {"params": matrices, "lr": cfg.matrix_lr, "weight_decay": cfg.matrix_decay, "muon": True},
             {"params": others, "lr": cfg.lr, "weight_decay": cfg.weight_decay},
             {"params": rest, "lr": cfg.lr},

@@ -13,8 +13,8 @@ __all__ = ["take_weights"]
 def take_weights(new: Potential, old: Potential) -> list[str]:
     """Copy the weights of `old` into `new`, element by element where embeddings are concerned.
 
-    References, shift and scale stay those of `new`: a network's output is relative to them, so that a potential
-    trained on semi-empirical labels can go on with labels of another level of theory.
+    References, shift and scale stay those of `new`: a network's output is relative to them, so that a
+    potential trained on semi-empirical labels can go on with labels of another level of theory.
 
     Returns
     -------
