@@ -189,9 +189,9 @@ class Potential(nn.Module):
         """Compute conservative forces by one compiled graph from here on; `backend` None goes back to eager.
 
         Energy and gradient are traced into one graph, which ``torch.compile`` turns into machine code with
-        its derivative: attention differentiated twice, which no fused kernel of PyTorch's offers. Each new shape
-        of a batch is compiled once (a minute on a CPU; up to eight shapes, others run eagerly), so it pays
-        for long work on structures of one size, such as dynamics of one system and training on it.
+        its derivative: attention differentiated twice, which no fused kernel of PyTorch's offers. Each new
+        shape of a batch is compiled once (a minute on a CPU; up to eight shapes, others run eagerly), so it
+        pays for long work on structures of one size, such as dynamics of one system and training on it.
 
         Parameters
         ----------

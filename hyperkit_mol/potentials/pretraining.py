@@ -1,10 +1,10 @@
 """First stage of the graph-free Transformer: predict discretised structures token by token.
 
 The recipe of arXiv:2510.02259: a molecule is written as charge and spin, the positions of its atoms, the
-force on the first of them, and the energy; each value is a bin of quantiles, three coordinates together one token,
-and carries its continuous value along. The network reads from the left and is trained by cross-entropy on the
-next token. Atoms come in another random order, the molecule in another orientation, at every step. The second
-stage (:mod:`hyperkit_mol.potentials.training`) begins from these weights.
+force on the first of them, and the energy; each value is a bin of quantiles, three coordinates together one
+token, and carries its continuous value along. The network reads from the left and is trained by cross-
+entropy on the next token. Atoms come in another random order, the molecule in another orientation, at every
+step. The second stage (:mod:`hyperkit_mol.potentials.training`) begins from these weights.
 """
 
 from __future__ import annotations
