@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from hyperkit_mol.generator.cli_explore import decorate, interpolate, neighbors, optimize
 from hyperkit_mol.potentials.cli import app as potential
+from hyperkit_mol.potentials.cli_relax import relax
 from hyperkit_mol.terminal import answer, console, errors, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     "[bold]hyperkit-mol doctor[/] says what is missing for it.",
 )
 app.add_typer(potential, name="potential")
-for verb in (interpolate, neighbors, optimize, decorate):
+for verb in (interpolate, neighbors, optimize, decorate, relax):
     app.command()(verb)
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from hyperkit_mol.potentials.cli_attention import attention
+from hyperkit_mol.potentials.cli_relax import relax
 from hyperkit_mol.terminal import answer, console, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
-_RUN, _SDF = Path("runs/potential"), Path("relaxed.sdf")
+_RUN = Path("runs/potential")
 _ENERGY_UNIT = "Of the energies: eV, meV, kcal/mol, kJ/mol or Hartree."
 _LENGTH_UNIT = "Of positions and cells: Å, bohr or nm."
 _FORCE_UNIT = "Of the forces; energy unit/length unit unless given, e.g. Hartree/bohr."
@@ -26,6 +27,7 @@ app = typer.Typer(
     "Example: [bold]hyperkit-mol potential train --data train.xyz -o runs/mine[/]",
 )
 app.command()(attention)
+app.command()(relax)
 
 
 @app.command()
@@ -153,38 +155,3 @@ def evaluate(
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(figures, indent=1))
             console.print(f"Figures written to {output}")
-
-
-@app.command()
-def relax(
-    smiles: Annotated[Path, typer.Argument(help="File of SMILES: plain, CSV or TSV, gzipped or not.")],
-    model: Annotated[Path, typer.Option(help="Model folder (runs/.../model).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="SDF file to write.")] = _SDF,
-    method: Annotated[str, typer.Option(help="bfgs or fire.")] = "bfgs",
-    fmax: Annotated[float, typer.Option(help="Largest force at the end, eV/Å.")] = 0.05,
-    max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the starting conformers.")] = 0,
-) -> None:
-    """Relax molecules to 3D structures, from RDKit conformers, into one SDF file.
-
-    Example: [bold]hyperkit-mol potential relax new.smi --model runs/acac/model -o relaxed.sdf[/]
-    """
-    with answer():
-        from hyperkit_mol.generator.callbacks import progress_bar
-        from hyperkit_mol.potentials.model_files import load_potential
-        from hyperkit_mol.potentials.relax import Report, relax_file
-
-        report = Report(failed=[])
-        options = {"method": method, "fmax": fmax, "max_steps": max_steps, "seed": seed}
-        with progress_bar(console) as bar:
-            task = bar.add_task("Relaxing", total=None, note="")
-            for done, count, report in relax_file(load_potential(model), smiles, output, **options):
-                bar.update(task, completed=done, total=count, note=f"{len(report.failed or [])} failed")
-        for line in (report.failed or [])[:20]:
-            console.print(f"  left out, {line}", highlight=False, soft_wrap=True, markup=False)
-        if len(report.failed or []) > 20:
-            console.print(f"  ... and {len(report.failed or []) - 20} more")
-        if not report.written:
-            raise ValueError(f"{smiles}: no molecule could be relaxed, so {output} was not written")
-        unfinished = f", {report.unconverged} of them not converged" if report.unconverged else ""
-        console.print(f"{report.written} relaxed structures written to {output}{unfinished}", soft_wrap=True)

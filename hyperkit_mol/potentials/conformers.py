@@ -33,9 +33,14 @@ def embed(smiles: str, seed: int = 0, conformers: int = 1) -> Any:
         raise StructureError("an empty SMILES has no structure")
     molecule = Chem.AddHs(molecule)
     settings = rdDistGeom.ETKDGv3()
-    settings.randomSeed = seed
-    if not rdDistGeom.EmbedMultipleConfs(molecule, conformers, settings):
-        settings.useRandomCoords = True
-        if not rdDistGeom.EmbedMultipleConfs(molecule, conformers, settings):
-            raise StructureError(f"{smiles}: RDKit finds no conformer for it")
+    settings.clearConfs = False
+    for k in range(conformers):
+        # Not EmbedMultipleConfs: it multiplies the seed by 1, 2, ...: seed 0 gives the same one each time.
+        settings.randomSeed = seed + 100_003 * k
+        settings.useRandomCoords = False
+        if rdDistGeom.EmbedMolecule(molecule, settings) < 0:
+            settings.useRandomCoords = True
+            rdDistGeom.EmbedMolecule(molecule, settings)
+    if not molecule.GetNumConformers():
+        raise StructureError(f"{smiles}: RDKit finds no conformer for it")
     return molecule
