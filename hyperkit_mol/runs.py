@@ -106,13 +106,13 @@ def open_run(config: Config, output: Path, resume: bool, load: Callable[[Path], 
 
 
 @contextmanager
-def sole_owner(output: Path) -> Iterator[None]:
-    """A block in which this process is the only one that trains in `output`; its end, or its death, frees it.
+def sole_owner(output: Path, doing: str = "training") -> Iterator[None]:
+    """A block in which this process is the only one at work in `output`; its end, or its death, frees it.
 
     Raises
     ------
     RunError
-        If another process trains there.
+        If another process is `doing` the same there.
     """
     path, stream = output / ".lock", None
     if rank() == 0 and fcntl is not None:
@@ -122,7 +122,7 @@ def sole_owner(output: Path) -> Iterator[None]:
     if stream is None or fcntl is None:
         yield
         return
-    busy = RunError(f"{output}: another process is training there; wait for it or stop it")
+    busy = RunError(f"{output}: another process is {doing} there; wait for it or stop it")
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

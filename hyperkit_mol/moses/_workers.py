@@ -97,10 +97,13 @@ class Pool:
     ----------
     n_jobs : int
         Processes; with 1 everything runs in this one.
+    in_process : bool
+        False: a child process even for a single job, for what must not be loaded into this one.
     """
 
-    def __init__(self, n_jobs: int) -> None:
+    def __init__(self, n_jobs: int, *, in_process: bool = True) -> None:
         self.n_jobs = n_jobs
+        self._in_process = in_process
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
@@ -130,6 +133,7 @@ class Pool:
         payloads: Sequence[tuple[Any, ...]],
         *,
         done: Callable[[int], None] | None = None,
+        found: Callable[[int, Any], None] | None = None,
         on_death: Callable[[tuple[Any, ...], Callable[[tuple[Any, ...]], Any]], Any] | None = None,
     ) -> list[Any]:
         """Results in the order of the payloads.
@@ -140,18 +144,22 @@ class Pool:
         payloads : sequence of tuple
         done : callable, optional
             Called in this thread with the index of each payload as it is finished.
+        found : callable, optional
+            The same with the result, too.
         on_death : callable, optional
             Called with a payload that killed its worker and with a function that runs another payload;
             what it returns becomes the result. Without it `WorkerDiedError` is raised.
         """
         results: list[Any] = [None] * len(payloads)
-        if self.n_jobs == 1:
+        if self.n_jobs == 1 and self._in_process:
             call = make_job(job.module, job.factory, job.arguments) if payloads else None
             for index, payload in enumerate(payloads):
                 assert call is not None
                 results[index] = call(*payload)
                 if done is not None:
                     done(index)
+                if found is not None:
+                    found(index, results[index])
             return results
 
         def run(payload: tuple[Any, ...]) -> Any:
@@ -177,6 +185,8 @@ class Pool:
                 results[futures[future]] = future.result()
                 if done is not None:
                     done(futures[future])
+                if found is not None:
+                    found(futures[future], results[futures[future]])
         except BaseException:  # Ctrl-C too: the threads wait on pipes, which only the workers' end releases
             self._stopped = True
             for future in futures:
