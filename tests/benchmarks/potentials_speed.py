@@ -1,0 +1,254 @@
+"""Energy and forces beside MACE: time, memory, and cost against the number of atoms.
+
+    HYPERKIT_DATA=/path/to/data python tests/benchmarks/potentials_speed.py [--models FOLDER ...]
+        [--mace /path/to/python] [--mace-channels 16 ...] [--compile] [--threads 2] [--rounds 3]
+    ... --scaling       # 10 to 2,000 atoms, exponent fitted
+
+Each model runs in a process of its own; processes take turns and each figure is the median of the rounds'
+medians. Structures are 3BPA (27 atoms) in batches of 1, 8 and 32, and one periodic box of 500 atoms made of
+such molecules. Weights do not matter to the cost: without ``--models`` ours are the presets `small`
+(random weights). ``--mace`` names an interpreter that has `mace-torch`; its models have random weights, two
+layers, correlation 3, cutoff 5 Å and scalar messages unless ``--mace-degree`` says otherwise.
+Memory is the peak of the process above what it held before the first evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def molecules(count: int) -> list[Any]:
+    """The first 3BPA configurations, as ASE atoms without labels."""
+    import ase.io
+
+    path = Path(os.environ["HYPERKIT_DATA"]) / "potentials" / "3bpa" / "train_300K.xyz"
+    found = ase.io.read(path, index=f":{count}")
+    for atoms in found:
+        atoms.calc = None
+        atoms.info.clear()
+    return found
+
+
+def box(atoms: int) -> Any:
+    """A periodic box of about so many atoms at a liquid's density: molecules on a grid of 6.5 Å."""
+    one = molecules(1)[0]
+    one.positions -= one.positions.mean(0)
+    count = max(1, round(atoms / len(one)))
+    side = int(np.ceil(count ** (1 / 3)))
+    # Turned at random, so that neighbours do not repeat; far enough apart not to overlap.
+    random, spacing, joined = np.random.default_rng(0), 9.0, None
+    for k in range(count):
+        copy = one.copy()
+        copy.rotate(float(random.uniform(0, 360)), random.normal(size=3))
+        copy.positions += spacing * np.array([k % side, k // side % side, k // side**2])
+        joined = copy if joined is None else joined + copy
+    assert joined is not None
+    joined.set_cell([spacing * side] * 3)
+    joined.pbc = True
+    return joined[:atoms] if len(joined) > atoms else joined
+
+
+def ours(spec: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Callable[[Any, bool], Any], int]:
+    import torch
+
+    from hyperkit_mol.potentials import Normalization, Potential, load_config, load_potential
+    from hyperkit_mol.potentials.data import from_ase
+
+    if spec.get("folder"):
+        model = load_potential(spec["folder"])
+        # The cost of 3BPA's nitrogen is that of any element.
+        config = model.config
+    else:
+        config = load_config("small", spec["kind"]).model
+    units = Normalization({1: -13.0, 6: -1000.0, 7: -1500.0, 8: -2000.0}, -5.0, 1.0)
+    torch.manual_seed(0)
+    model = Potential(config, units, 20.0)
+    if spec["compile"]:
+        model.compiled()
+
+    def prepare(frames: list[Any]) -> Any:
+        return model.prepare([from_ase(a, name="frame") for a in frames])
+
+    def run(batch: Any, train: bool) -> None:
+        model.train(train).requires_grad_(train)
+        found = model(batch)
+        if train:
+            (found.energy.square().mean() + found.forces.square().mean()).backward()
+            model.zero_grad()
+
+    return prepare, run, sum(p.numel() for p in model.parameters())
+
+
+def mace(spec: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Callable[[Any, bool], Any], int]:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+    from mace import data, modules, tools  # before e3nn, which cannot load its own constants otherwise
+    from e3nn import o3  # isort: skip
+
+    table = tools.AtomicNumberTable([1, 6, 7, 8])
+    channels, degree = spec["channels"], spec["degree"]
+    hidden = "+".join(f"{channels}x{k}{'e' if k % 2 == 0 else 'o'}" for k in range(degree + 1))
+    torch.manual_seed(0)
+    model = modules.ScaleShiftMACE(
+        r_max=5.0,
+        num_bessel=8,
+        num_polynomial_cutoff=6,
+        max_ell=3,
+        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        num_interactions=2,
+        num_elements=4,
+        hidden_irreps=o3.Irreps(hidden),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(4),
+        avg_num_neighbors=20.0,
+        atomic_numbers=table.zs,
+        correlation=3,
+        gate=torch.nn.functional.silu,
+        radial_MLP=[64, 64, 64],
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+
+    def prepare(frames: list[Any]) -> Any:
+        from mace.tools import torch_geometric
+
+        configs = [data.config_from_atoms(a) for a in frames]
+        rows = [data.AtomicData.from_config(c, z_table=table, cutoff=5.0) for c in configs]
+        loader = torch_geometric.dataloader.DataLoader(rows, batch_size=len(rows), shuffle=False)
+        return next(iter(loader)).to_dict()
+
+    def run(batch: Any, train: bool) -> None:
+        model.train(train).requires_grad_(train)
+        found = model(batch, training=train, compute_force=True)
+        if train:
+            (found["energy"].square().mean() + found["forces"].square().mean()).backward()
+            model.zero_grad()
+
+    return prepare, run, sum(p.numel() for p in model.parameters())
+
+
+def median(run: Callable[[], Any], seconds: float) -> float:
+    """Median milliseconds of a call, over `seconds` or three calls."""
+    run()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        begin = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
+
+
+def worker(spec: dict[str, Any]) -> dict[str, Any]:
+    """What one process measures."""
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    prepare, run, parameters = (mace if spec["name"].startswith("mace") else ours)(spec)
+    out: dict[str, Any] = {"parameters": parameters}
+    if spec["scaling"]:
+        for atoms in (10, 27, 54, 108, 250, 500, 1000, 2000):
+            frames = [box(atoms)] if atoms > 27 else [molecules(1)[0][:atoms]]
+            for a in frames:  # the Transformer has no periodic images
+                a.pbc = False
+            batch = prepare(frames)
+            out[f"{len(frames[0])} atoms"] = median(lambda b=batch: run(b, False), 1.0)
+        return out
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in (1, 8, 32):
+        batch = prepare(molecules(size))
+        out[f"inference {size}"] = median(lambda b=batch: run(b, False), 2.0)
+    out["memory inference 32"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+    if spec.get("kind") != "transformer":
+        batch = prepare([box(500)])
+        out["inference box"] = median(lambda: run(batch, False), 2.0)
+    batch = prepare(molecules(8))
+    out["training 8"] = median(lambda: run(batch, True), 3.0)
+    out["memory training 8"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="*", default=[], help="model folders; the presets if left out")
+    parser.add_argument("--mace", help="an interpreter with mace-torch")
+    parser.add_argument("--mace-channels", type=int, nargs="*", default=[16, 64])
+    parser.add_argument("--mace-degree", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="ours compiled as well")
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print("RESULT " + json.dumps(worker(json.loads(args.worker))))
+        return
+    if "HYPERKIT_DATA" not in os.environ:
+        sys.exit("HYPERKIT_DATA is not set; it names the folder that holds potentials/3bpa")
+    common = {"threads": args.threads, "scaling": args.scaling, "compile": False}
+    specs: list[tuple[str, dict[str, Any]]] = []
+    for folder in args.models:
+        specs.append((sys.executable, common | {"name": f"ours {folder}", "folder": folder}))
+    if not args.models:
+        for kind in ("escaip", "transformer"):
+            specs.append((sys.executable, common | {"name": f"ours {kind}", "kind": kind}))
+    if args.compile:
+        specs += [(p, s | {"name": s["name"] + ", compiled", "compile": True}) for p, s in specs]
+    for channels in args.mace_channels if args.mace else []:
+        name = f"mace {channels} channels, degree {args.mace_degree}"
+        specs.append((args.mace, common | {"name": name, "channels": channels, "degree": args.mace_degree}))
+    found: dict[str, list[dict[str, float]]] = {s["name"]: [] for _, s in specs}
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    for _ in range(args.rounds):
+        for python, spec in specs:
+            command = [python, str(Path(__file__).resolve()), "--worker", json.dumps(spec)]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+            if not lines:
+                sys.exit(f"{spec['name']} failed:\n{done.stderr[-3000:]}")
+            found[spec["name"]].append(json.loads(lines[-1][7:]))
+    table = {
+        name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in found.items()
+    }
+    show(table, args.scaling)
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=1))
+
+
+def show(table: dict[str, dict[str, float]], scaling: bool) -> None:
+    """Print the table, times in ms and memory in MiB."""
+    columns = list(dict.fromkeys(k for row in table.values() for k in row))
+    print("| model | " + " | ".join(columns) + " |" + (" exponent above 100 atoms |" if scaling else ""))
+    print("|---" * (len(columns) + 1 + scaling) + "|")
+    for name, row in table.items():
+        cells = [
+            f"{row[k]:,.0f}" if k in row and row[k] >= 100 else f"{row.get(k, float('nan')):.1f}"
+            for k in columns
+        ]
+        if scaling:
+            points = [(int(k.split()[0]), v) for k, v in row.items() if k.endswith(" atoms")]
+            large = np.log([p for p in points if p[0] > 100])
+            cells.append(f"{np.polyfit(large[:, 0], large[:, 1], 1)[0]:.2f}")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
