@@ -11,6 +11,7 @@ import typer
 
 from hyperkit_mol.potentials.cli_attention import attention
 from hyperkit_mol.potentials.cli_relax import relax
+from hyperkit_mol.potentials.cli_label import label
 from hyperkit_mol.terminal import answer, console, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Train attention potentials on energies and forces, test them, relax molecules with them.\n\n"
     "Example: [bold]hyperkit-mol potential train --data train.xyz -o runs/mine[/]",
 )
+app.command()(label)
 app.command()(attention)
 app.command()(relax)
 
