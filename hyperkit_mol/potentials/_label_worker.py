@@ -155,6 +155,9 @@ def _text(frames: list[Any]) -> str:
     import ase.io
 
     buffer = io.StringIO()
+    for atoms in frames:  # ASE's reader takes a backslash, as in C/C=C\\C, for the beginning of an escape
+        if "smiles" in atoms.info:
+            atoms.info["smiles"] = atoms.info["smiles"].replace("\\", "\\\\")
     if frames:
         ase.io.write(buffer, frames, format="extxyz")
     return buffer.getvalue()
@@ -183,7 +186,7 @@ def _frames(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
 def _given(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
     from ase import Atoms
 
-    from hyperkit_mol.potentials.sampling import _labelled, calculator, unpaired_electrons
+    from hyperkit_mol.potentials.sampling import calculator, labelled, unpaired_electrons
 
     found, failed = [], []
     for g in task.geometries:
@@ -192,7 +195,7 @@ def _given(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
         atoms.info = {"charge": g["charge"], "spin": unpaired, "source": g["name"], "method": settings.method}
         try:
             atoms.calc = calculator(settings.method, g["charge"], unpaired)
-            found.append(_labelled(atoms))
+            found.append(labelled(atoms))
         except Exception as err:
             failed.append(f"{g['name']}: {' '.join(str(err).split()) or type(err).__name__}")
     return found, failed

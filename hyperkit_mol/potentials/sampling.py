@@ -6,10 +6,11 @@ must set its number of threads first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "LabelSettings",
     "calculator",
     "check_method",
+    "labelled",
     "normal_modes",
     "sample_molecule",
     "unpaired_electrons",
@@ -187,6 +189,21 @@ def _fault(atoms: Any, pieces: int) -> str | None:
     return None
 
 
+def _set_apart(atoms: Any, pieces: Sequence[Sequence[int]], random: np.random.Generator) -> None:
+    """Move the molecules of a salt or mixture away from each other: RDKit puts them all in one place."""
+    radius = _radii(atoms.get_atomic_numbers())
+    placed = list(pieces[0])
+    for piece in map(list, pieces[1:]):
+        direction = random.normal(size=3)
+        direction /= np.linalg.norm(direction)
+        while True:
+            gap = np.linalg.norm(atoms.positions[piece][:, None] - atoms.positions[placed], axis=-1)
+            if (gap / (radius[piece][:, None] + radius[placed])).min() > 1.8:
+                break
+            atoms.positions[piece] += 0.2 * direction
+        placed += piece
+
+
 def _relax(atoms: Any, fmax: float, steps: int) -> float:
     """Go down in energy; the largest force that is left, eV/Å."""
     from ase.optimize import BFGS
@@ -237,7 +254,7 @@ def sample_molecule(
     charge = Chem.GetFormalCharge(molecule)
     unpaired = Descriptors.NumRadicalElectrons(molecule)
     unpaired += (int(numbers.sum()) - charge - unpaired) % 2
-    pieces = len(Chem.GetMolFrags(molecule))
+    pieces = Chem.GetMolFrags(molecule)
     atoms = Atoms(numbers, molecule.GetConformer().GetPositions())
     atoms.info = {
         "charge": charge,
@@ -249,12 +266,19 @@ def sample_molecule(
     }
     atoms.calc = calculator(settings.method, charge, unpaired)
     random = np.random.default_rng([settings.seed, index, conformer, round(temperature * 1000)])
+    _set_apart(atoms, pieces, np.random.default_rng(seeds))
     sample = _dynamics if settings.sampling == "md" else _displaced
-    yield from sample(atoms, settings, temperature, frames, random, lambda a: _fault(a, pieces))
+    yield from sample(atoms, settings, temperature, frames, random, lambda a: _fault(a, len(pieces)))
 
 
-def _labelled(atoms: Any) -> Any:
-    """A copy that keeps the energy and forces which the calculator has just found.
+def labelled(atoms: Any, centred: bool = False) -> Any:
+    """A copy that keeps the energy and forces which the calculator finds.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+    centred : bool
+        Move the centre of mass of the copy to the origin: a molecule without walls drifts.
 
     Raises
     ------
@@ -268,6 +292,8 @@ def _labelled(atoms: Any) -> Any:
     if not (np.isfinite(energy) and np.isfinite(forces).all()):
         raise StructureError("the energy or a force is not finite")
     copy = Atoms(atoms.get_atomic_numbers(), atoms.get_positions(), cell=atoms.cell, pbc=atoms.pbc)
+    if centred:
+        copy.positions -= copy.get_center_of_mass()
     copy.info = dict(atoms.info)
     copy.calc = SinglePointCalculator(copy, energy=energy, forces=forces)
     return copy
@@ -283,15 +309,14 @@ def _dynamics(
 ) -> Iterator[Any]:
     from ase import units
     from ase.md.langevin import Langevin
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
     _relax(atoms, 0.1, 200)
     if (wrong := fault(atoms)) is not None:
         raise StructureError(f"{wrong} while it was relaxed")
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=random)
-    Stationary(atoms)
-    if len(atoms) > 1:
-        ZeroRotation(atoms)
+    # ASE's way of holding the centre of mass does not sample the canonical distribution of a small molecule.
+    free = {"fixcm": False} if "fixcm" in signature(Langevin).parameters else {}
     dynamics = Langevin(
         atoms,
         settings.timestep * units.fs,
@@ -299,6 +324,7 @@ def _dynamics(
         friction=settings.friction / units.fs,
         rng=random,
         logfile=None,
+        **free,
     )
     time = 0.0
     for steps in [settings.equilibration + settings.interval, *[settings.interval] * (frames - 1)]:
@@ -306,7 +332,7 @@ def _dynamics(
         time += steps * settings.timestep
         if (wrong := fault(atoms)) is not None:
             raise StructureError(f"{wrong} after {time:g} fs")
-        yield _labelled(atoms)
+        yield labelled(atoms, centred=True)
 
 
 def normal_modes(atoms: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -377,4 +403,4 @@ def _displaced(
                 break
         else:
             raise StructureError(f"{wrong} in each of 50 displacements")
-        yield _labelled(atoms)
+        yield labelled(atoms, centred=True)
