@@ -241,17 +241,19 @@ def conv(
     return out, total
 
 
+def takes_columns(packed: np.ndarray) -> bool:
+    """Whether :func:`nearest_by_columns` takes these vectors: 1024 bits, of which one is not set."""
+    # 1024 set bits do not fit the kernel's counter.
+    return packed.shape[1] == 128 and active() and not bool((packed == 255).all(1).any())
+
+
 def nearest_by_columns(
     packed: np.ndarray, columns: np.ndarray, starts: np.ndarray, popcounts: np.ndarray
-) -> np.ndarray | None:
-    """Largest Tanimoto similarity ``(n,)`` float32 of packed bit vectors to a set stored by columns, or None.
+) -> np.ndarray:
+    """Largest Tanimoto similarity ``(n,)`` float32 of bit vectors to a set, after :func:`takes_columns`.
 
     The arrays are those of ``hyperkit_mol.moses``: uint8 ``(n, bytes)``, uint64 ``(bits, words)``, int64.
     """
-    if packed.shape[1] != 128 or not active():
-        return None
-    if bool((packed == 255).all(1).any()):
-        return None  # 1024 set bits do not fit the kernel's counter
     query, table, first, sizes = (
         torch.from_numpy(np.array(a, copy=not a.flags.writeable))
         for a in (packed, columns.view(np.int64), starts, popcounts)

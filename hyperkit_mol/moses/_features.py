@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,27 +183,39 @@ def chemnet_moments(
 
 
 def _nearest_compiled(
-    packed: np.ndarray, references: Sequence[Reference], progress: Tick | None
+    packed: np.ndarray, references: Sequence[Reference], n_jobs: int, progress: Tick | None
 ) -> list[np.ndarray] | None:
-    """Similarities by the compiled kernel, in this process; None where it is not there. The same bits."""
-    from hyperkit.ops._fused import nearest_by_columns
+    """Similarities by the compiled kernel, in threads; None where it cannot take these. The same bits."""
+    from torch import set_num_threads
 
-    size = 4096
+    from hyperkit.ops._fused import nearest_by_columns, takes_columns
+
+    if not takes_columns(packed):
+        return None
+    size = 512
+    # The files are mapped read-only; torch wants memory that may be written.
+    tables = [np.array(reference.columns) for reference in references]
     starts = range(0, len(packed), size)
-    result = []
-    for number, reference in enumerate(references):
-        # The file is mapped read-only; torch wants memory that may be written.
-        columns = np.array(reference.columns)
-        parts = []
-        for block, at in enumerate(starts):
-            part = nearest_by_columns(packed[at : at + size], columns, reference.starts, reference.popcounts)
-            if part is None:
-                return None
+    blocks = [(number, at) for number in range(len(references)) for at in starts]
+
+    def search(block: tuple[int, int]) -> np.ndarray:
+        set_num_threads(1)  # this thread's own setting
+        number, at = block
+        reference = references[number]
+        return nearest_by_columns(
+            packed[at : at + size], tables[number], reference.starts, reference.popcounts
+        )
+
+    parts = []
+    with ThreadPoolExecutor(n_jobs) as executor:
+        for part in executor.map(search, blocks):
             parts.append(part)
             if progress is not None:
-                progress(number * len(starts) + block + 1, len(references) * len(starts))
-        result.append(np.concatenate(parts))
-    return result
+                progress(len(parts), len(blocks))
+    return [
+        np.concatenate(parts[number * len(starts) : (number + 1) * len(starts)])
+        for number in range(len(references))
+    ]
 
 
 def nearest(
@@ -212,7 +225,7 @@ def nearest(
     assert features.fingerprints is not None
     packed, inverse = np.unique(features.fingerprints, axis=0, return_inverse=True)
     inverse = inverse.ravel()
-    fused = _nearest_compiled(packed, references, progress)
+    fused = _nearest_compiled(packed, references, pool.n_jobs, progress)
     if fused is not None:
         return [values[inverse] for values in fused]
     stored = [

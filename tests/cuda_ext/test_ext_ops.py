@@ -195,9 +195,11 @@ def test_tanimoto_is_exact():
     columns = bit_columns(p)
     want = nearest_similarity(q, columns)
     assert (op("tanimoto_max")(torch.from_numpy(q), torch.from_numpy(p)).numpy() == want).all()
-    found = _fused.nearest_by_columns(q, *columns)
-    assert found is not None
-    assert (found == want).all()
+    assert _fused.takes_columns(q)
+    assert (_fused.nearest_by_columns(q, *columns) == want).all()
+    q[2] = 255
+    assert not _fused.takes_columns(q)  # 1024 set bits
+    assert not _fused.takes_columns(q[:2, :64])
 
 
 @pytest.mark.parametrize("name", ["row", "row_backward", "conv", "conv_backward"])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,6 +46,36 @@ def test_nearest_similarity(density, n):
     expected = tanimoto(queries, bits).max(axis=1).astype(np.float32)
     np.testing.assert_allclose(nearest_similarity(packed_queries, reference), expected, rtol=1e-7)
     assert popcounts(packed).tolist() == bits.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_nearest_of_two_references(full):
+    """Blocks, duplicates and references in threads as one by one; 1024 set bits do not fit the kernel."""
+    _, queries = random_bits(700, 0.05, seed=6)
+    queries[600:] = queries[:100]
+    if full:
+        queries[3] = 255
+    sets = [bit_columns(random_bits(n, 0.05, seed=n)[1]) for n in (90, 200)]
+    features = SimpleNamespace(fingerprints=queries)
+    references = [
+        SimpleNamespace(
+            columns_path=None, columns=columns.columns, starts=columns.starts, popcounts=columns.popcounts
+        )
+        for columns in sets
+    ]
+    ticks = []
+    found = _features.nearest(
+        features,  # type: ignore[arg-type]
+        references,  # type: ignore[arg-type]
+        pool=Pool(2),
+        progress=lambda done, total: ticks.append((done, total)),
+    )
+    assert len(found) == 2
+    for values, columns in zip(found, sets, strict=True):
+        assert (values == nearest_similarity(queries, columns)).all()
+    if ticks:  # the kernel is there and took them
+        assert not full
+        assert ticks == [(k, 4) for k in range(1, 5)]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
