@@ -155,7 +155,7 @@ def _text(frames: list[Any]) -> str:
     import ase.io
 
     buffer = io.StringIO()
-    for atoms in frames:  # ASE's reader takes a backslash, as in C/C=C\\C, for the beginning of an escape
+    for atoms in frames:  # ASE's reader takes a backslash, as in C/C=C\C, for the beginning of an escape
         if "smiles" in atoms.info:
             atoms.info["smiles"] = atoms.info["smiles"].replace("\\", "\\\\")
     if frames:
