@@ -140,7 +140,7 @@ def _read(path: Path) -> list[Structure]:
     found: dict[str, npt.NDArray[Any]] = {}
     for name in table.column_names:
         found[name] = table.column(name).chunk(0).values.to_numpy(zero_copy_only=True)
-        if str(zlib.crc32(found[name])).encode() != table.schema.metadata[name.encode()]:
+        if str(zlib.crc32(found[name].data)).encode() != table.schema.metadata[name.encode()]:
             raise ValueError(f"{name} is damaged")
     atoms, names = found["atoms"], found["name"].tobytes().decode().split("\0")
     ends = np.cumsum(atoms)

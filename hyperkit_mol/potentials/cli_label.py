@@ -12,8 +12,6 @@ import typer
 
 from hyperkit_mol.terminal import answer, console, say
 
-__all__ = ["label"]
-
 _OUTPUT = Path("labelled.extxyz")
 
 
