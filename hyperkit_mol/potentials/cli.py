@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from hyperkit_mol.potentials.cli_attention import attention
-from hyperkit_mol.potentials.cli_relax import relax
 from hyperkit_mol.potentials.cli_label import label
+from hyperkit_mol.potentials.cli_relax import relax
 from hyperkit_mol.terminal import answer, console, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
@@ -63,6 +63,15 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; the learning rate falls over them.")
     ] = None,
+    pretrain_steps: Annotated[
+        int | None, typer.Option(help="Steps of the Transformer's first stage, on discretised structures.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Begin from the weights of this model folder (fine-tuning).")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile energy and forces into one graph first (a minute).")
+    ] = False,
     max_time: Annotated[str | None, typer.Option(help="Stop in time for this, e.g. 90m or 2h30m.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
     devices: Annotated[str, typer.Option(help="Devices, as Lightning counts them.")] = "1",
@@ -93,6 +102,9 @@ def train(
             "model.forces": forces,
             "seed": seed,
             "training.steps": steps,
+            "training.start": None if start is None else str(start),
+            "training.compile": compiled or None,
+            "pretraining.steps": pretrain_steps,
         }
         overrides = {k: v for k, v in chosen.items() if v is not None} | overrides_of(settings or [])
         stored = output / "config.yaml"

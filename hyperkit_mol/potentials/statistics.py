@@ -156,7 +156,7 @@ def _closest(s: Structure) -> float:
     """
     if len(s) < 2:
         return float("nan")
-    distance, index = KDTree(s.positions).query(s.positions, k=2)
+    distance, index = (np.asarray(a) for a in KDTree(s.positions).query(s.positions, k=2))
     # Of atoms in one place either may come first.
     other = np.where(index[:, 0] == np.arange(len(s)), index[:, 1], index[:, 0])
     radius = np.array([_radius(int(z)) for z in s.numbers])
