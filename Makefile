@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(f"hyperkit needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	$(PIP) install -c constraints.txt -e '.[mol,potentials,notebooks,docs,dev]'
+	$(PIP) install -c constraints.txt -e '.[mol,potentials,torchsim,notebooks,docs,dev]'
 	$(PIP) install --no-deps molsets==0.3.1 fcd_torch==1.0.7
 	@touch $(STAMP)
 

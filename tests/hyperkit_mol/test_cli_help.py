@@ -30,9 +30,11 @@ ALL = dict(verbs(typer.main.get_command(app), "hyperkit-mol"))
 
 
 def test_all_verbs_are_there() -> None:
-    wanted = "train generate evaluate demo doctor potential".split()
+    wanted = "train generate evaluate demo doctor potential relax".split()
     assert {f"hyperkit-mol {v}" for v in wanted} <= set(ALL)
-    assert {f"hyperkit-mol potential {v}" for v in ("train", "evaluate", "relax")} <= set(ALL)
+    assert {
+        f"hyperkit-mol potential {v}" for v in ("train", "evaluate", "relax", "attention", "label")
+    } <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
