@@ -31,9 +31,9 @@ _FIELDS = (
 class CompiledGradient:
     """What :meth:`Potential.compiled <hyperkit_mol.potentials.Potential.compiled>` calls.
 
-    PyTorch's compiler cannot differentiate twice: it refuses ``autograd.grad`` inside what it compiles. So the
-    energy and its gradient are traced first, to a plain list of tensor operations; the compiler then sees a
-    function that happens to return forces, and differentiates that once.
+    PyTorch's compiler cannot differentiate twice: it refuses ``autograd.grad`` inside what it compiles. So
+    the energy and its gradient are traced first, to a plain list of tensor operations; the compiler then sees
+    a function that happens to return forces, and differentiates that once.
 
     Parameters
     ----------
