@@ -22,6 +22,7 @@ from hyperkit.nn.mlr import EuclideanMLR, LorentzMLR
 from hyperkit.nn.poincare import PoincareEmbedding, PoincareLinear, PoincareMLR
 from hyperkit.nn.poincare_attention import PoincareAttention
 from hyperkit.nn.poincare_conv import PoincareConv1d, PoincareConv2d, PoincareConv3d
+from hyperkit.nn.poincare_graph import PoincareGraphConv
 from hyperkit.nn.poincare_points import (
     PoincareActivation,
     PoincareBatchNorm,
@@ -31,6 +32,12 @@ from hyperkit.nn.poincare_points import (
     PoincareResidual,
 )
 from hyperkit.nn.poincare_recurrent import PoincareGRU, PoincareGRUCell
+from hyperkit.nn.poincare_transformer import (
+    PoincareLayerNorm,
+    PoincarePositionalEncoding,
+    PoincareRMSNorm,
+    PoincareTransformerBlock,
+)
 from hyperkit.nn.pooling import EuclideanCentroid, EuclideanConcat, LorentzCentroid, LorentzConcat
 from hyperkit.nn.recurrent import LorentzGRU, LorentzGRUCell
 from hyperkit.nn.residual import (
@@ -114,10 +121,15 @@ __all__ = [
     "PoincareEmbedding",
     "PoincareGRU",
     "PoincareGRUCell",
+    "PoincareGraphConv",
     "PoincareHKConv",
+    "PoincareLayerNorm",
     "PoincareLinear",
     "PoincareMLR",
+    "PoincarePositionalEncoding",
+    "PoincareRMSNorm",
     "PoincareResidual",
+    "PoincareTransformerBlock",
     "geometry",
     "kernel_points",
 ]

@@ -48,6 +48,20 @@ def positive(**values: int) -> None:
             raise ValueError(f"{name} must be >= 1, got {value}")
 
 
+def one_of(**values: tuple[str, tuple[str, ...]]) -> None:
+    """Refuse a value that is not among those accepted; ``name=(value, accepted)``."""
+    for name, (value, accepted) in values.items():
+        if value not in accepted:
+            raise ValueError(f"{name} must be one of {list(accepted)}, got {value!r}")
+
+
+def share(**values: float) -> None:
+    """Refuse what is no share to drop, by name."""
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
 class LorentzLayer(nn.Module):
     """A layer on the Lorentz model; holds its manifold."""
 

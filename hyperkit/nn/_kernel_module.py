@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.manifolds.poincare import PoincareBall
-from hyperkit.nn._base import Activation, activation_of, positive
+from hyperkit.nn._base import Activation, activation_of, one_of, positive, share
 from hyperkit.nn._kernel_points import kernel_points
 from hyperkit.nn._kernel_rows import Rule, Shared, by_blocks
 from hyperkit.ops import lorentz as ops
@@ -20,13 +20,6 @@ CORRELATIONS = ("distance", "linear", "gaussian", "learned")
 # Widths in units of 1/sqrt(c). HyboNet's linear layer puts points at radius 2 to 3, so that neighbours are a
 # few units apart and a reach of 4 loses few of them.
 _SIGMA = {"linear": 4.0, "gaussian": 1.0}
-
-
-def one_of(**values: tuple[str, tuple[str, ...]]) -> None:
-    """Refuse a value that is not among those accepted; ``name=(value, accepted)``."""
-    for name, (value, accepted) in values.items():
-        if value not in accepted:
-            raise ValueError(f"{name} must be one of {list(accepted)}, got {value!r}")
 
 
 class KernelTransform(nn.Module):
@@ -57,8 +50,7 @@ class KernelTransform(nn.Module):
         super().__init__()
         positive(in_features=in_features, out_features=out_features, num_kernels=num_kernels)
         one_of(correlation=(correlation, CORRELATIONS))
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        share(dropout=dropout)
         if not scale > 0:
             raise ValueError(f"scale must be > 0, got {scale}")
         if sigma is not None and correlation not in _SIGMA:

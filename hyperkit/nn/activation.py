@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import lorentz_points, width
-from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, activation_of, positive
+from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, activation_of, positive, share
 from hyperkit.ops import lorentz as ops
 
 
@@ -61,8 +61,7 @@ class LorentzDropout(LorentzLayer):
 
     def __init__(self, p: float = 0.5, *, c: LorentzCurvature = 1.0) -> None:
         super().__init__(c)
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"p must be in [0, 1), got {p}")
+        share(p=p)
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

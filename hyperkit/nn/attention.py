@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import full_precision, width
-from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, lorentz_tail, positive
+from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, lorentz_tail, positive, share
 from hyperkit.nn.linear import EuclideanLinear, LorentzLinear
-from hyperkit.nn.residual import EuclideanLayerNorm, EuclideanResidual, LorentzLayerNorm, LorentzResidual
+from hyperkit.nn.residual import (
+    EuclideanLayerNorm,
+    EuclideanResidual,
+    LorentzLayerNorm,
+    LorentzResidual,
+    ResidualKind,
+)
 from hyperkit.ops import lorentz as ops
 
 
@@ -64,6 +72,59 @@ class KVCache:
             self.memory = (self.memory[0][index], self.memory[1][index])
 
 
+def seen(mask: Tensor | None, causal: bool, scores: Sequence[int], device: torch.device) -> Tensor | None:
+    """The mask and the causal order as one mask for scores of a shape ``(*, T, S)``.
+
+    Raises
+    ------
+    TypeError
+        If `mask` is not boolean.
+    """
+    steps, keys = scores[-2:]
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; use bias for numbers")
+    if causal and steps > 1:
+        lower = torch.ones(steps, keys, dtype=torch.bool, device=device).tril(keys - steps)
+        return lower if mask is None else mask & lower
+    return mask
+
+
+def attention_weights(
+    scores: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    """Softmax of ``(*, T, S)`` over the keys that a step may see; all 0 where it may see none."""
+    if bias is not None:
+        scores = scores + bias
+    mask = seen(mask, causal, scores.shape, scores.device)
+    if mask is not None:
+        # The lowest finite number: a row without keys gets equal weights, and is emptied after the softmax.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    if mask is not None:
+        weights = weights * mask
+    return nn.functional.dropout(weights, dropout) if dropout else weights
+
+
+class _Projects(Protocol):
+    def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]: ...
+
+
+def query_key_value(
+    layer: _Projects, x: Tensor, memory: Tensor | None, cache: KVCache | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of `x`, keys and values of `x` or of `memory`; the cache adds the steps before."""
+    if memory is None:
+        q, k, v = layer._project(x, 0, 3)
+        return (q, k, v) if cache is None else (q, *cache.append(k, v))
+    (q,) = layer._project(x, 0, 1)
+    if cache is not None and cache.memory is not None:
+        return (q, *cache.memory)
+    k, v = layer._project(memory, 1, 3)
+    if cache is not None:
+        cache.memory = (k, v)
+    return q, k, v
+
+
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -75,14 +136,9 @@ def _attend(
     double_backward: bool,
 ) -> Tensor:
     """``softmax(q k^T + bias) v``, zero where every key of a row is masked; q carries the scale."""
-    steps, keys = q.shape[-2], k.shape[-2]
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean (True = may attend), got {mask.dtype}; use bias for numbers")
-    if causal and steps > 1:
-        lower = torch.ones(steps, keys, dtype=torch.bool, device=q.device).tril(keys - steps)
-        mask = lower if mask is None else mask & lower
     if not double_backward:
-        extra = mask
+        steps, keys = q.shape[-2], k.shape[-2]
+        extra = mask = seen(mask, causal, (steps, keys), q.device)
         if bias is not None:
             extra = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
         if extra is not None:
@@ -90,26 +146,14 @@ def _attend(
         return nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=extra, dropout_p=dropout, scale=1.0
         )
-    scores = q @ k.transpose(-1, -2)
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        # The lowest finite number: a row without keys gets equal weights, and is emptied after the softmax.
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1)
-    if mask is not None:
-        weights = weights * mask
-    if dropout:
-        weights = nn.functional.dropout(weights, dropout)
-    return weights @ v
+    return attention_weights(q @ k.transpose(-1, -2), mask, bias, causal, dropout) @ v
 
 
 def _sizes(features: int, num_heads: int, dropout: float) -> int:
     positive(features=features, num_heads=num_heads)
     if features % num_heads:
         raise ValueError(f"features must be divisible by num_heads={num_heads}, got {features}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    share(dropout=dropout)
     return features // num_heads
 
 
@@ -213,18 +257,7 @@ class LorentzAttention(LorentzLayer):
             Points ``(B, T, d + 1)``. A query that may see no key gets the origin as its centroid.
         """
         width(x, self.features + 1, "x", "features + 1")
-        if memory is None:
-            q, k, v = self._project(x, 0, 3)
-            if cache is not None:
-                k, v = cache.append(k, v)
-        else:
-            (q,) = self._project(x, 0, 1)
-            if cache is not None and cache.memory is not None:
-                k, v = cache.memory
-            else:
-                k, v = self._project(memory, 1, 3)
-                if cache is not None:
-                    cache.memory = (k, v)
+        q, k, v = query_key_value(self, x, memory, cache)
         # The Minkowski sign, the factor 2 and the temperature go into the query.
         factor = 2.0 * torch.exp(-self.log_temperature).expand(-1, 1, q.shape[-1])
         sign = torch.ones(q.shape[-1], dtype=q.dtype, device=q.device)
@@ -286,18 +319,7 @@ class EuclideanAttention(nn.Module):
     ) -> Tensor:
         """Attend from `x` ``(B, T, d)``; arguments as in :meth:`LorentzAttention.forward`."""
         width(x, self.features, "x", "features")
-        if memory is None:
-            q, k, v = self._project(x, 0, 3)
-            if cache is not None:
-                k, v = cache.append(k, v)
-        else:
-            (q,) = self._project(x, 0, 1)
-            if cache is not None and cache.memory is not None:
-                k, v = cache.memory
-            else:
-                k, v = self._project(memory, 1, 3)
-                if cache is not None:
-                    cache.memory = (k, v)
+        q, k, v = query_key_value(self, x, memory, cache)
         dropout = self.dropout if self.training else 0.0
         q = q * self.head_features**-0.5
         mean = _attend(q, k, v, mask, bias, causal, dropout, self.double_backward)
@@ -349,6 +371,8 @@ class LorentzTransformerBlock(LorentzLayer, _Block):
         Of the linear layers.
     double_backward : bool
         See :class:`LorentzAttention`.
+    residual : {"midpoint", "space"}
+        See :class:`~hyperkit.nn.LorentzResidual`; ``"space"``, with the norms, for many blocks.
 
     Examples
     --------
@@ -371,6 +395,7 @@ class LorentzTransformerBlock(LorentzLayer, _Block):
         cross: bool = False,
         scale: float = 10.0,
         double_backward: bool = False,
+        residual: ResidualKind = "midpoint",
     ) -> None:
         super().__init__(c)
         m = self.manifold
@@ -381,10 +406,13 @@ class LorentzTransformerBlock(LorentzLayer, _Block):
                 features, num_heads, c=m, dropout=dropout, scale=scale, double_backward=double_backward
             )
 
+        def join() -> LorentzResidual:
+            return LorentzResidual(c=m, kind=residual)
+
         self.attention = attention()
         self.cross = attention() if cross else None
-        self.residual1, self.residual2 = LorentzResidual(c=m), LorentzResidual(c=m)
-        self.residual3 = LorentzResidual(c=m) if cross else None
+        self.residual1, self.residual2 = join(), join()
+        self.residual3 = join() if cross else None
         self.norm1 = LorentzLayerNorm(features, c=m) if norm else None
         self.norm2 = LorentzLayerNorm(features, c=m) if norm else None
         self.norm3 = LorentzLayerNorm(features, c=m) if norm and cross else None
@@ -425,6 +453,7 @@ class EuclideanTransformerBlock(nn.Module, _Block):
         cross: bool = False,
         scale: float = 10.0,
         double_backward: bool = False,
+        residual: ResidualKind = "midpoint",
     ) -> None:
         super().__init__()
         hidden = ffn_features or 4 * features

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperkit._checks import full_precision, width
-from hyperkit.nn._base import Activation, LorentzCurvature
-from hyperkit.nn._kernel_module import Correlation, KernelTransform, one_of
+from hyperkit.nn._base import Activation, LorentzCurvature, one_of
+from hyperkit.nn._kernel_module import Correlation, KernelTransform
 from hyperkit.nn._kernel_rows import join
-from hyperkit.nn.attention import KVCache, LorentzAttention, LorentzTransformerBlock
+from hyperkit.nn.attention import KVCache, LorentzAttention, LorentzTransformerBlock, attention_weights
+from hyperkit.nn.residual import ResidualKind
 from hyperkit.ops import lorentz as ops
 
 
@@ -109,10 +110,6 @@ class HKAttention(LorentzAttention):
         The centre of a step is the value projection of its own feature, also where it attends to `memory`.
         """
         width(x, self.features + 1, "x", "features + 1")
-        if mask is not None and mask.dtype != torch.bool:
-            raise TypeError(
-                f"mask must be boolean (True = may attend), got {mask.dtype}; use bias for numbers"
-            )
         q, k, v = self._project(x, 0, 3)
         centre = v
         if memory is not None:
@@ -141,28 +138,14 @@ class HKAttention(LorentzAttention):
         causal: bool,
     ) -> Tensor:
         """Heads' points ``(B, H, T, head_features + 1)``."""
-        scores = self._scores(q, k)
-        steps, keys = scores.shape[-2:]
-        if bias is not None:
-            scores = scores + bias
-        if causal and steps > 1:
-            lower = torch.ones(steps, keys, dtype=torch.bool, device=q.device).tril(keys - steps)
-            mask = lower if mask is None else mask & lower
-        if mask is not None:
-            # The lowest finite number: a row without keys gets equal weights, and is emptied after it.
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
-        if mask is not None:
-            weights = weights * mask
-        if self.dropout and self.training:
-            weights = nn.functional.dropout(weights, self.dropout)
-
-        shape = (*scores.shape, v.shape[-1])
+        dropout = self.dropout if self.training else 0.0
+        weights = attention_weights(self._scores(q, k), mask, bias, causal, dropout)
+        shape = (*weights.shape, v.shape[-1])
         points, reach = self.kernels(
             v.unsqueeze(-3).expand(shape).reshape(-1, shape[-1]),
             centre.unsqueeze(-2).expand(shape).reshape(-1, shape[-1]),
         )
-        weights = weights * reach.view(scores.shape)
+        weights = weights * reach.view(weights.shape)
         mean = (weights.unsqueeze(-2) @ points.view(shape)).squeeze(-2)
         return join(mean, weights.sum(-1, keepdim=True), self.c)
 
@@ -179,6 +162,9 @@ class HKTransformerBlock(LorentzTransformerBlock):
         As in :class:`~hyperkit.nn.LorentzTransformerBlock`.
     num_kernels : int
         K.
+    residual : {"midpoint", "space"}
+        As there. A direction between near values is made of little, so the layer's own derivative is large:
+        midpoints multiply the gradient by 2 and more a block where heads have 4 features.
     score, correlation, trainable_kernels, extent, sigma
         As in :class:`HKAttention`.
 
@@ -204,6 +190,7 @@ class HKTransformerBlock(LorentzTransformerBlock):
         norm: bool = True,
         cross: bool = False,
         scale: float = 10.0,
+        residual: ResidualKind = "space",
         score: Literal["geodesic", "lorentzian"] = "geodesic",
         correlation: Correlation = "distance",
         trainable_kernels: bool = False,
@@ -211,7 +198,16 @@ class HKTransformerBlock(LorentzTransformerBlock):
         sigma: float | None = None,
     ) -> None:
         super().__init__(
-            features, num_heads, ffn_features, dropout, activation, c=c, norm=norm, cross=cross, scale=scale
+            features,
+            num_heads,
+            ffn_features,
+            dropout,
+            activation,
+            c=c,
+            norm=norm,
+            cross=cross,
+            scale=scale,
+            residual=residual,
         )
 
         def attention() -> HKAttention:

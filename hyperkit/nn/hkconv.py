@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hyperkit._checks import full_precision, lorentz_points, width
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.manifolds.poincare import PoincareBall
-from hyperkit.nn._base import Activation, LorentzCurvature, activation_of
-from hyperkit.nn._kernel_module import Correlation, KernelTransform, one_of
+from hyperkit.nn._base import Activation, LorentzCurvature, activation_of, one_of
+from hyperkit.nn._kernel_module import Correlation, KernelTransform
 from hyperkit.nn._kernel_rows import join
 from hyperkit.nn._pairs import Pairs, pairs, unpack
 from hyperkit.nn.linear import LorentzLinear

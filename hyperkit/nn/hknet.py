@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hyperkit._checks import width
 from hyperkit.manifolds.lorentz import Lorentz
-from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, positive
-from hyperkit.nn._kernel_module import Correlation, one_of
+from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, one_of, positive
+from hyperkit.nn._kernel_module import Correlation
 from hyperkit.nn._pairs import unpack
 from hyperkit.nn.embedding import ExpMap0
 from hyperkit.nn.hkconv import Aggregation, HKConv

@@ -15,6 +15,7 @@ from hyperkit.nn._base import (
     activation_of,
     lorentz_tail,
     positive,
+    share,
 )
 
 
@@ -62,6 +63,7 @@ class LorentzLinear(LorentzLayer):
     ) -> None:
         super().__init__(c)
         positive(in_features=in_features, out_features=out_features)
+        share(dropout=dropout)
         if not scale > 0:
             raise ValueError(f"scale must be > 0, got {scale}")
         self.in_features, self.out_features = in_features, out_features
@@ -113,6 +115,7 @@ class EuclideanLinear(nn.Module):
     ) -> None:
         super().__init__()
         positive(in_features=in_features, out_features=out_features)
+        share(dropout=dropout)
         self.in_features, self.out_features = in_features, out_features
         self.activation = activation_of(activation)
         self.dropout = dropout

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hyperkit._checks import floats, full_precision, width
 from hyperkit.manifolds.poincare import PoincareBall
-from hyperkit.nn._base import positive
+from hyperkit.nn._base import Activation, activation_of, positive, share
 from hyperkit.ops import poincare as ops
 
 BallCurvature = float | PoincareBall
@@ -48,6 +48,16 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, c: float | Tensor) -
     return (2.0 / root) * norm * torch.asinh(inside)
 
 
+def to_space(x: Tensor, c: float | Tensor) -> Tensor:
+    """Space coordinates ``2 x/(1 - c |x|^2)`` of the Lorentz point, ``(*, d)``."""
+    return (2.0 / ops.gap(x, c)) * x
+
+
+def from_space(w: Tensor, c: float | Tensor) -> Tensor:
+    """Point ``w/(1 + sqrt(1 + c |w|^2))``, whose Lorentz point has the space coordinates w; ``(*, d)``."""
+    return ops.projx(w / (1.0 + torch.sqrt(1.0 + c * w.square().sum(-1, keepdim=True))), c)
+
+
 def point_from_logits(logits: Tensor, c: float | Tensor) -> Tensor:
     """The point whose signed distances to the axes are ``v_k``: ``w/(1 + sqrt(1 + c |w|^2))``, ``(*, d)``.
 
@@ -58,7 +68,7 @@ def point_from_logits(logits: Tensor, c: float | Tensor) -> Tensor:
     root = c**0.5
     far = 40.0 if logits.dtype == torch.float32 else 300.0
     w = torch.sinh(torch.clamp(root * logits, -far, far)) / root
-    return ops.projx(w / (1.0 + torch.sqrt(1.0 + c * w.square().sum(-1, keepdim=True))), c)
+    return from_space(w, c)
 
 
 class PoincareMLR(BallLayer):
@@ -113,6 +123,10 @@ class PoincareLinear(BallLayer):
         Curvature, > 0, or a manifold.
     bias : bool
         Learn offsets.
+    activation : str or callable, optional
+        Applied to the input's tangent vector at the origin, before the dropout.
+    dropout : float
+        Of the coordinates of that vector, while training.
 
     Examples
     --------
@@ -123,11 +137,20 @@ class PoincareLinear(BallLayer):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, c: BallCurvature = 1.0, bias: bool = True
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        c: BallCurvature = 1.0,
+        bias: bool = True,
+        activation: Activation = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(c)
         positive(in_features=in_features, out_features=out_features)
+        share(dropout=dropout)
         self.in_features, self.out_features = in_features, out_features
+        self.activation, self.dropout = activation_of(activation), dropout
         # Near the origin the layer is y = 2 W x: rows of norm 1/2 keep the size of a point, however deep.
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * 0.5 * in_features**-0.5)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
@@ -135,6 +158,12 @@ class PoincareLinear(BallLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Map points ``(*, in_features)`` to points ``(*, out_features)``."""
         width(x, self.in_features, "x", "in_features")
+        dropout = self.dropout if self.training else 0.0
+        if self.activation is not None or dropout:
+            v = ops.logmap0(x, self.c)
+            if self.activation is not None:
+                v = self.activation(v)
+            x = ops.expmap0(nn.functional.dropout(v, dropout) if dropout else v, self.c)
         return point_from_logits(_logits(x, self.weight, self.bias, self.c), self.c)
 
     def extra_repr(self) -> str:

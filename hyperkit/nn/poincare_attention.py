@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import full_precision, width
-from hyperkit.nn.attention import _sizes
+from hyperkit.nn.attention import KVCache, _sizes, attention_weights, query_key_value
 from hyperkit.nn.poincare import BallCurvature, BallLayer, PoincareLinear
 from hyperkit.nn.poincare_points import beta_ratio
 from hyperkit.ops import lorentz, poincare
@@ -77,8 +77,19 @@ class PoincareAttention(BallLayer):
         # The tangent vector of the same point in the Lorentz model has twice the coordinates.
         return lorentz.expmap0(nn.functional.pad(2.0 * v, (1, 0)), self.c)
 
+    def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Projections `first` to `last` of (query, key, value) as Lorentz points of the heads."""
+        return tuple(self._heads(layer(x)) for layer in (self.query, self.key, self.value)[first:last])
+
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, *, mask: Tensor | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Attend from `x` to itself, or to `memory`.
 
@@ -90,8 +101,12 @@ class PoincareAttention(BallLayer):
             Points ``(B, S, d)`` to attend to in place of `x`.
         mask : Tensor, optional
             Boolean, True where a query may see a key; broadcasts to ``(B, H, T, S)``.
+        bias : Tensor, optional
+            Added to the scores; broadcasts to ``(B, H, T, S)``.
         causal : bool
-            A step sees itself and earlier ones.
+            A step sees itself and earlier ones. With a cache the steps of `x` are the last ones.
+        cache : KVCache, optional
+            As in :meth:`LorentzAttention.forward`.
 
         Returns
         -------
@@ -108,35 +123,23 @@ class PoincareAttention(BallLayer):
         width(x, self.features, "x", "features")
         if x.ndim != 3:
             raise ValueError(f"x must have shape (B, T, features), got {tuple(x.shape)}")
-        if mask is not None and mask.dtype != torch.bool:
-            raise TypeError(f"mask must be boolean (True = may be seen), got {mask.dtype}")
-        source = x if memory is None else memory
         c = self.c
-        q, k = self._heads(self.query(x)), self._heads(self.key(source))
-        v = self._heads(self.value(source))
+        q, k, v = query_key_value(self, x, memory, cache)
         if self.score == "distance":
             scores = -lorentz.cdist(q, k, c)
         else:
             scores = 2.0 / c + 2.0 * lorentz.pairwise_inner(q, k)
         scores = scores * torch.exp(-self.log_temperature)
-        steps, keys = scores.shape[-2:]
-        if causal:
-            lower = torch.ones(steps, keys, dtype=torch.bool, device=x.device).tril(keys - steps)
-            mask = lower if mask is None else mask & lower
-        if mask is not None:
-            # The lowest finite number: a row without keys gets equal weights, emptied after the softmax.
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
-        if mask is not None:
-            weights = weights * mask
-        if self.dropout and self.training:
-            weights = nn.functional.dropout(weights, self.dropout)
+        weights = attention_weights(scores, mask, bias, causal, self.dropout if self.training else 0.0)
         total = weights.sum(-1, keepdim=True)
         # The midpoint does not see the scale of the weights; dropout must not make it tiny.
         weights = weights / torch.where(total > 0, total, torch.ones_like(total))
+        # Nothing bounds the radius of the values. In float64 their sum keeps its digits to radius 15, the time
+        # taken from the wide space coordinates.
+        wide = lorentz.from_space(v[..., 1:].double(), c)
         with full_precision(x):
-            mean = weights @ v
-        points = lorentz.normalize(mean, c, (total > 0).to(mean.dtype))
+            mean = weights.double() @ wide
+        points = lorentz.normalize(mean, c, (total > 0).to(mean.dtype)).to(v.dtype)
         heads = 0.5 * lorentz.logmap0(points, c)[..., 1:].transpose(1, 2).flatten(2)
         return self.out(poincare.expmap0(self._beta * heads, c))
 

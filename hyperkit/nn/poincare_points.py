@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import floats, width
-from hyperkit.nn._base import Activation, activation_of, positive
-from hyperkit.nn.poincare import BallCurvature, BallLayer
+from hyperkit.nn._base import Activation, activation_of, one_of, positive, share
+from hyperkit.nn.poincare import BallCurvature, BallLayer, from_space, to_space
 from hyperkit.nn.pooling import _points, euclidean_split
 from hyperkit.nn.residual import _log_weight
 from hyperkit.ops import poincare as ops
+
+BallResidualKind = Literal["midpoint", "mobius", "space"]
 
 
 def beta_ratio(whole: int, part: int) -> float:
@@ -75,8 +78,7 @@ class PoincareDropout(BallLayer):
 
     def __init__(self, p: float = 0.5, *, c: BallCurvature = 1.0) -> None:
         super().__init__(c)
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"p must be in [0, 1), got {p}")
+        share(p=p)
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,11 +90,13 @@ class PoincareDropout(BallLayer):
 
 
 class PoincareResidual(BallLayer):
-    """Join two branches: Möbius addition ``x (+) w (x) y``, or the weighted Einstein midpoint.
+    """Join two branches: weighted Einstein midpoint, Möbius addition ``x (+) w (x) y``, or space coordinates.
 
     The addition is that of the Poincaré ResNet (van Spengler et al., ICCV 2023): the distance to the origin
-    may grow with depth. The midpoint lies between both points and commutes with isometries, so deep networks
-    stay where they are.
+    grows with the depth, and the points reach the edge of float32's ball. The midpoint lies between both
+    points and commutes with isometries; a deep network stays where it is, its gradient does not. The sum of
+    the Lorentz points' space coordinates is for deep networks with a norm before each branch: see
+    :class:`~hyperkit.nn.LorentzResidual`.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ class PoincareResidual(BallLayer):
         Curvature, > 0, or a manifold.
     weight : float
         ``w > 0`` at the start; learnable, as its logarithm.
-    kind : {"midpoint", "mobius"}
+    kind : {"midpoint", "mobius", "space"}
         How to join.
 
     Examples
@@ -111,18 +115,21 @@ class PoincareResidual(BallLayer):
     0.0
     """
 
-    def __init__(self, *, c: BallCurvature = 1.0, weight: float = 1.0, kind: str = "midpoint") -> None:
+    def __init__(
+        self, *, c: BallCurvature = 1.0, weight: float = 1.0, kind: BallResidualKind = "midpoint"
+    ) -> None:
         super().__init__(c)
-        if kind not in ("midpoint", "mobius"):
-            raise ValueError(f"kind must be 'midpoint' or 'mobius', got {kind!r}")
+        one_of(kind=(kind, ("midpoint", "mobius", "space")))
         self.kind = kind
         self.log_weight = _log_weight(weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Join points ``(*, d)`` and ``(*, d)``."""
-        weight = self.log_weight.exp()
+        weight, c = self.log_weight.exp(), self.c
         if self.kind == "mobius":
-            return ops.mobius_add(x, ops.mobius_scalar_mul(weight, y, self.c), self.c)
+            return ops.mobius_add(x, ops.mobius_scalar_mul(weight, y, c), c)
+        if self.kind == "space":
+            return from_space(torch.addcmul(to_space(x, c), to_space(y, c), weight), c)
         both = torch.stack(torch.broadcast_tensors(x, y), -2)
         weights = torch.cat([torch.ones_like(weight), weight]).to(both.dtype)
         return ops.centroid(both, weights.expand(both.shape[:-1]), None, self.c)

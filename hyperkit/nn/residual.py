@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import width
 from hyperkit.manifolds.lorentz import Lorentz
-from hyperkit.nn._base import LorentzCurvature, LorentzLayer, positive
+from hyperkit.nn._base import LorentzCurvature, LorentzLayer, one_of, positive
 from hyperkit.ops import lorentz as ops
+
+ResidualKind = Literal["midpoint", "space"]
 
 
 class LorentzResidual(LorentzLayer):
     """Weighted Lorentzian sum ``(x + w y)/sqrt(-c <x + w y, x + w y>)``: a point between both.
+
+    The midpoint commutes with isometries, but each block of a deep network replaces the same share of the
+    stream, so that gradients grow or vanish exponentially with the depth. The space coordinates' sum lets the
+    stream grow (its radius as the logarithm of the depth); with a norm before each branch gradients then
+    keep their size, as in Euclidean networks.
 
     Parameters
     ----------
@@ -20,6 +29,8 @@ class LorentzResidual(LorentzLayer):
         Curvature, > 0, or a manifold.
     weight : float
         ``w > 0`` at the start; learnable, as its logarithm.
+    kind : {"midpoint", "space"}
+        The Lorentzian sum, or ``x_s + w y_s`` with the time over it.
 
     Examples
     --------
@@ -29,20 +40,31 @@ class LorentzResidual(LorentzLayer):
     tensor([1., 0.])
     """
 
-    def __init__(self, *, c: LorentzCurvature = 1.0, weight: float = 1.0) -> None:
+    def __init__(
+        self, *, c: LorentzCurvature = 1.0, weight: float = 1.0, kind: ResidualKind = "midpoint"
+    ) -> None:
         super().__init__(c)
+        one_of(kind=(kind, ("midpoint", "space")))
+        self.kind = kind
         self.log_weight = _log_weight(weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Join points ``(*, d + 1)`` and ``(*, d + 1)``."""
         weight = self.log_weight.exp()
+        if self.kind == "space":
+            return ops.from_space(torch.addcmul(x[..., 1:], y[..., 1:], weight), self.c)
         return ops.normalize(torch.addcmul(x, y, weight), self.c, 1.0 + weight)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}"
 
 
 class EuclideanResidual(nn.Module):
-    """Euclidean twin of :class:`LorentzResidual`: ``x + w y``."""
+    """Euclidean twin of :class:`LorentzResidual`: ``x + w y``, of whatever `kind`."""
 
-    def __init__(self, *, c: LorentzCurvature = 1.0, weight: float = 1.0) -> None:
+    def __init__(
+        self, *, c: LorentzCurvature = 1.0, weight: float = 1.0, kind: ResidualKind = "midpoint"
+    ) -> None:
         super().__init__()
         self.log_weight = _log_weight(weight)
 
@@ -163,10 +185,24 @@ class LorentzPositionalEncoding(LorentzLayer):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Encode points ``(*, T, d + 1)``; `start` is the position of the first (step-by-step decoding)."""
         width(x, self.features + 1, "x", "features + 1")
-        end = start + x.shape[-2]
-        if start < 0 or end > self.max_length:
-            raise ValueError(f"positions {start} to {end} are beyond max_length={self.max_length}")
-        return self.residual(x, ops.from_space(self.position[start:end], self.c).expand_as(x))
+        position = steps(self.position, x, start)
+        return self.residual(x, ops.from_space(position, self.c).expand_as(x))
+
+
+def steps(position: Tensor, x: Tensor, start: int) -> Tensor:
+    """Rows of ``(max_length, d)`` for the T steps of `x`, ``(*, T, width)``, from `start` on.
+
+    Raises
+    ------
+    ValueError
+        If `x` has no dimension of steps, or a step lies beyond the table.
+    """
+    if x.ndim < 2:
+        raise ValueError(f"x must have shape (*, T, {x.shape[-1]}), got {tuple(x.shape)}")
+    end = start + x.shape[-2]
+    if start < 0 or end > len(position):
+        raise ValueError(f"positions {start} to {end} are beyond max_length={len(position)}")
+    return position[start:end]
 
 
 class LorentzChangeCurvature(nn.Module):

@@ -58,8 +58,8 @@ def _root(square: Tensor, total: Tensor | float) -> Tensor:
             value = torch.where(bound > 0, torch.maximum(square, bound), torch.ones_like(square))
         else:
             value = torch.clamp(square, min=total * total)
-        shift = value - square
-    return torch.rsqrt(square + shift)
+    # Their difference is exactly 0; `square + (value - square)` could round to 0 where square is large.
+    return torch.rsqrt(value + (square - square.detach()))
 
 
 class _Normalize(torch.autograd.Function):

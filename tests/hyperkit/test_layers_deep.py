@@ -133,12 +133,20 @@ DEEP = {
     "PoincareDropout": (lambda: hnn.PoincareDropout(0.1, c=C), _plain),
     "PoincareGRU": (lambda: hnn.PoincareGRU(D, D, c=C), _last),
     "PoincareGRUCell": (lambda: hnn.PoincareGRUCell(D, D, c=C), _joined),
+    "PoincareGraphConv": (lambda: hnn.PoincareGraphConv(D, D, c=C, self_loop=True), _edges),
     "PoincareHKConv": (lambda: hnn.PoincareHKConv(D, D, 4, c=C, self_loop=True), _edges),
+    "PoincareLayerNorm": (lambda: hnn.PoincareLayerNorm(D, c=C), _plain),
     "PoincareLinear": (lambda: hnn.PoincareLinear(D, D, c=C), _plain),
+    "PoincarePositionalEncoding": (lambda: hnn.PoincarePositionalEncoding(D, N, c=C), _plain),
+    "PoincareRMSNorm": (lambda: hnn.PoincareRMSNorm(D, c=C), _plain),
     "PoincareResidual": (lambda: hnn.PoincareResidual(c=C), _joined),
     "PoincareResidual (Möbius)": (lambda: hnn.PoincareResidual(c=C, kind="mobius"), _joined),
+    "PoincareTransformerBlock": (lambda: hnn.PoincareTransformerBlock(D, 2, D, c=C), _plain),
+    "PoincareTransformerBlock (no norms)": (
+        lambda: hnn.PoincareTransformerBlock(D, 2, D, c=C, norm=False, residual="midpoint"),
+        _plain,
+    ),
 }
-GROWS = {"HKTransformerBlock"}
 # Ends of a network, whose output or input are no points of the same width: nothing to stack.
 NOT_STACKED = {"LorentzEmbedding", "LorentzMLR", "PoincareEmbedding", "PoincareMLR", "ExpMap0", "HKNet"}
 
@@ -168,18 +176,52 @@ def test_a_hundred_layers_in_float32(name: str) -> None:
     assert x.dtype == torch.float32
     assert x.shape == leaf.shape
     assert m.check_point_on_manifold(x.detach())
-    if name in GROWS:
-        # Its gradient grows with each block and overflows float32 before the hundredth: 50 are fine.
-        layers = layers[:50]
-        x = leaf
-        for layer in layers:
-            x = layer(x)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     (x * weight).sum().backward()
     assert leaf.grad is not None
     assert bool(leaf.grad.isfinite().all())
     for layer in layers:
         assert all(bool(p.grad.isfinite().all()) for p in layer.parameters() if p.grad is not None)
+
+
+BLOCKS = {
+    "lorentz": lambda **more: hnn.LorentzTransformerBlock(D, 2, D, c=C, **more),
+    "kernel points": lambda **more: hnn.HKTransformerBlock(D, 2, D, c=C, **more),
+    "poincare": lambda **more: hnn.PoincareTransformerBlock(D, 2, D, c=C, **more),
+}
+
+
+def _gradient_ratio(make, ball: bool, depth: int) -> float:
+    """Riemannian norm of the gradient at the input over that at the output, in float64."""
+    torch.manual_seed(0)
+    m = PoincareBall(C) if ball else Lorentz(C)
+    x = start(ball).double()
+    first = (x if ball else m.projx(x)).requires_grad_()
+    last = first
+    for layer in [make().double() for _ in range(depth)]:
+        last = layer(last)
+    last.retain_grad()
+    weight = torch.randn(last.shape, generator=torch.Generator().manual_seed(1), dtype=last.dtype)
+    (last * weight).sum().backward()
+    ends = [(p.detach(), p.grad) for p in (first, last)]
+    a, b = (float(m.norm(p, m.egrad2rgrad(p, g)).square().sum().sqrt()) for p, g in ends)
+    return a / b
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gradients_keep_their_size_at_depth(name: str) -> None:
+    """A hundred blocks with the sum of space coordinates; midpoints change it exponentially."""
+    ball = name == "poincare"
+    deep = _gradient_ratio(lambda: BLOCKS[name](residual="space"), ball, 100)
+    assert 1e-2 < deep < 1e6, deep
+    first, second = (_gradient_ratio(lambda: BLOCKS[name](residual="space"), ball, n) for n in (25, 50))
+    assert deep / second < 50 * max(1.0, second / first)
+
+
+def test_midpoints_make_the_kernel_points_gradient_overflow() -> None:
+    """Why HKTransformerBlock adds space coordinates: 100 blocks of midpoints overflow float32."""
+    ratio = _gradient_ratio(lambda: hnn.HKTransformerBlock(D, 2, D, c=C, residual="midpoint"), False, 50)
+    assert ratio > 1e10
 
 
 @pytest.mark.parametrize("name", DEEP)
