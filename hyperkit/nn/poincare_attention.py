@@ -134,8 +134,8 @@ class PoincareAttention(BallLayer):
         total = weights.sum(-1, keepdim=True)
         # The midpoint does not see the scale of the weights; dropout must not make it tiny.
         weights = weights / torch.where(total > 0, total, torch.ones_like(total))
-        # Nothing bounds the radius of the values. In float64 their sum keeps its digits to radius 15, the time
-        # taken from the wide space coordinates.
+        # Nothing bounds the radius of the values. In float64 their sum keeps its digits to radius 15; the
+        # time comes from the wide space coordinates.
         wide = lorentz.from_space(v[..., 1:].double(), c)
         with full_precision(x):
             mean = weights.double() @ wide
