@@ -13,15 +13,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import build
+from .gpu import pack
 
-WARPS = 4
-"""Warps in a block, ``HK_WARPS`` in ``kernels.cuh``."""
 LOCK_SECONDS = 60.0
 """How long a process waits for another one's compilation before it does its own."""
 _MAX_SHARED = 48 * 1024
-_OPT_IN = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
@@ -134,10 +134,12 @@ def cubin(architecture: int, folder: Path | None = None, *, wait: float = LOCK_S
 
 
 class Launcher:
-    """Kernels of one device, launched through the driver.
+    """Kernels of one device, launched through the driver in the device's primary context (which torch uses).
 
     Parameters
     ----------
+    device : int
+        Its number.
     architecture : int, optional
         Compute capability; the device's own by default.
     driver : str
@@ -152,28 +154,44 @@ class Launcher:
     """
 
     def __init__(
-        self, architecture: int | None = None, *, driver: str = "libcuda.so.1", folder: Path | None = None
+        self,
+        device: int = 0,
+        *,
+        architecture: int | None = None,
+        driver: str = "libcuda.so.1",
+        folder: Path | None = None,
     ) -> None:
         try:
             self._driver = ctypes.CDLL(driver)
         except OSError as error:
             raise NvrtcError(f"no CUDA driver: {error}") from error
         self._call("cuInit", 0)
+        handle, self._context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuDeviceGet", ctypes.byref(handle), device)
         if architecture is None:
-            device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-            self._call("cuCtxGetDevice", ctypes.byref(device))
-            self._call("cuDeviceGetAttribute", ctypes.byref(major), 75, device)
-            self._call("cuDeviceGetAttribute", ctypes.byref(minor), 76, device)
+            major, minor = ctypes.c_int(), ctypes.c_int()
+            self._call("cuDeviceGetAttribute", ctypes.byref(major), _MAJOR, handle)
+            self._call("cuDeviceGetAttribute", ctypes.byref(minor), _MINOR, handle)
             architecture = 10 * major.value + minor.value
-        self._image = cubin(architecture, folder)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), handle)
+        image = cubin(architecture, folder)
+        self._enter()
         self._module = ctypes.c_void_p()
-        self._call("cuModuleLoadData", ctypes.byref(self._module), self._image)
+        self._call("cuModuleLoadData", ctypes.byref(self._module), image)
         self._functions: dict[str, ctypes.c_void_p] = {}
+        self._allowed: dict[str, int] = {}
 
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._driver, name)(*arguments)
         if code:
             raise NvrtcError(f"{name} failed with {code}")
+
+    def _enter(self) -> None:
+        """Make the context this thread's, as autograd's threads may have none."""
+        now = ctypes.c_void_p()
+        self._call("cuCtxGetCurrent", ctypes.byref(now))
+        if now.value != self._context.value:
+            self._call("cuCtxSetCurrent", self._context)
 
     def _function(self, name: str) -> ctypes.c_void_p:
         if name not in self._functions:
@@ -183,18 +201,18 @@ class Launcher:
         return self._functions[name]
 
     def launch(
-        self, name: str, items: int, arguments: Sequence[object], *, shared: int = 0, stream: int = 0
+        self, name: str, arguments: Sequence[Any], *, grid: int, warps: int, shared: int, stream: int
     ) -> None:
-        """Launch kernel `name` with a warp for each of `items`.
+        """Launch a kernel.
 
         Parameters
         ----------
         name : str
             Such as ``"hk_row_kernel"``.
-        items : int
-            Rows or nodes.
         arguments : sequence of ctypes values
             In the kernel's order; structs by value.
+        grid, warps : int
+            Blocks, warps in a block.
         shared : int
             Bytes of dynamic shared memory.
         stream : int
@@ -203,21 +221,14 @@ class Launcher:
         Raises
         ------
         NvrtcError
-            If the shared memory is more than a block may have, or the launch fails.
+            If the driver refuses, for instance more shared memory than a block may have.
         """
+        self._enter()
         function = self._function(name)
-        if shared > _MAX_SHARED:
-            device, limit = ctypes.c_int(), ctypes.c_int()
-            self._call("cuCtxGetDevice", ctypes.byref(device))
-            self._call("cuDeviceGetAttribute", ctypes.byref(limit), _OPT_IN, device)
-            if shared > limit.value:
-                raise NvrtcError(f"{name} needs {shared} bytes of shared memory, a block has {limit.value}")
+        if shared > max(_MAX_SHARED, self._allowed.get(name, 0)):
             self._call("cuFuncSetAttribute", function, _DYNAMIC_SHARED, shared)
-        pointers = (ctypes.c_void_p * len(arguments))(
-            *(ctypes.cast(ctypes.byref(a), ctypes.c_void_p) for a in arguments)  # type: ignore[arg-type]
-        )
-        grid = max(1, min(-(-items // WARPS), 1 << 20))
+            self._allowed[name] = shared
         self._call(
-            "cuLaunchKernel", function, grid, 1, 1, 32 * WARPS, 1, 1, shared, ctypes.c_void_p(stream),
-            pointers, None,
+            "cuLaunchKernel", function, grid, 1, 1, 32 * warps, 1, 1, shared, ctypes.c_void_p(stream),
+            pack(arguments), None,
         )  # fmt: skip

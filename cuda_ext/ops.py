@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import build, gpu, nvrtc, reference
 
 SCALAR_ROWS = (0, 1, 5)
 _CONV_TENSORS = 6  # x, matrix, first, bias, scale, kernels: then the graph, whose weights come ninth
@@ -176,3 +176,111 @@ def register() -> None:
         ("conv_backward", _conv_backward_grad, _conv_backward_setup),
     ):
         lib.register_autograd(f"hyperkit_ext::{name}", backward, setup_context=setup)
+
+
+# What the library defines (csrc/shim.cpp), for a GPU without it.
+SCHEMAS = (
+    "tanimoto_max(Tensor query, Tensor reference) -> Tensor",
+    "tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor sizes) -> Tensor",
+    "row(int kind, Tensor x, Tensor? y, float c) -> Tensor",
+    "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> "
+    "(Tensor, Tensor)",
+    "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, "
+    "float beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()",
+    "conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin, "
+    "Tensor source, Tensor weight, int correlation, float sigma, float c) -> (Tensor, Tensor, Tensor)",
+    "conv_backward(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, "
+    "Tensor begin, Tensor source, Tensor weight, int correlation, float sigma, float c, Tensor total, "
+    "Tensor sums, Tensor grad, bool by_kernels, bool by_weight) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+_prepared: dict[torch.device, tuple[gpu.Operators, str]] = {}
+_registered: list[torch.library.Library] = []
+
+
+def _launcher(device: torch.device, wanted: str) -> tuple[gpu.Launch, str]:
+    """What launches kernels on this device, and its name; tried by a row of zeros."""
+    refused = []
+    path = build.find_library() if wanted in ("auto", "ext") else None
+    if path is not None:
+        try:
+            launch = gpu.Prebuilt(path).launch
+            _try(launch, device)
+            return launch, path.name
+        except gpu.LaunchError as error:
+            refused.append(str(error))
+    elif wanted in ("auto", "ext"):
+        refused.append("the library was not built: python -m hyperkit._ext build --cuda")
+    if wanted in ("auto", "nvrtc"):
+        try:
+            launch = nvrtc.Launcher(device.index).launch
+            _try(launch, device)
+            return launch, "compiled by NVRTC"
+        except (nvrtc.NvrtcError, OSError) as error:
+            refused.append(str(error))
+    raise gpu.LaunchError("; ".join(refused))
+
+
+def _operators(launch: gpu.Launch, device: torch.device) -> gpu.Operators:
+    properties = torch.cuda.get_device_properties(device)
+    return gpu.Operators(
+        launch,
+        device,
+        multiprocessors=properties.multi_processor_count,
+        shared_limit=getattr(properties, "shared_memory_per_block_optin", 48 * 1024),
+        stream=lambda: torch.cuda.current_stream(device).cuda_stream,
+    )
+
+
+def _try(launch: gpu.Launch, device: torch.device) -> None:
+    with torch.cuda.device(device):
+        _operators(launch, device).row(7, torch.zeros(1, 1, device=device), None, 1.0)
+        torch.cuda.synchronize(device)
+
+
+def prepare_gpu(device: torch.device, wanted: str) -> str:
+    """Find what launches kernels on `device`, once; returns its name.
+
+    Raises
+    ------
+    LaunchError
+        If nothing does; with the reasons.
+    """
+    if device not in _prepared:
+        launch, name = _launcher(device, wanted)
+        _prepared[device] = _operators(launch, device), name
+    return _prepared[device][1]
+
+
+def gpu_operators(device: torch.device) -> gpu.Operators:
+    """The operators on a device that :func:`prepare_gpu` can serve."""
+    if device not in _prepared:
+        from . import backend
+
+        prepare_gpu(device, backend())
+    return _prepared[device][0]
+
+
+def _gpu_operator(name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        with torch.cuda.device(device):
+            return getattr(gpu_operators(device), name)(*arguments)
+
+    return call
+
+
+@functools.cache
+def register_gpu(*, defined: bool) -> None:
+    """Register the operators for GPU tensors, and define them if the library has not."""
+    if not defined:
+        library = torch.library.Library("hyperkit_ext", "DEF")
+        for schema in SCHEMAS:
+            library.define(schema)
+        _registered.append(library)
+        register()
+    library = torch.library.Library("hyperkit_ext", "IMPL")
+    for name in gpu.OPERATORS:
+        library.impl(name, _gpu_operator(name), "CUDA")
+    _registered.append(library)

@@ -25,10 +25,14 @@ def info() -> dict[str, str]:
         lines["backend"] = f"HYPERKIT_BACKEND={state.backend}"
     except (ModuleNotFoundError, RuntimeError, ValueError) as error:
         lines["kernels"] = f"none: {error}"
-    gpu = "none seen by torch; operations on a GPU are PyTorch's"
+    lines["gpu"] = "none seen by torch"
     if torch.cuda.is_available():
-        gpu = f"{torch.cuda.get_device_name()}; operations on it are PyTorch's"
-    lines["gpu"] = gpu
+        try:
+            state = _fused.extension().load_gpu()
+            how = f"{'compiled kernels' if state.active else 'eager PyTorch'} ({state.reason})"
+        except (ModuleNotFoundError, RuntimeError, ValueError) as error:
+            how = f"eager PyTorch ({error})"
+        lines["gpu"] = f"{torch.cuda.get_device_name()}: {how}"
     return lines
 
 

@@ -18,6 +18,12 @@
 #define HK_LOOP HK_PRAGMA(omp simd)
 #endif
 
+#if defined(__CUDA_ARCH__)
+#define HK_UNROLL _Pragma("unroll")
+#else
+#define HK_UNROLL
+#endif
+
 // A function whose whole body is inlined: a lambda left as a call would keep its loop from becoming SIMD code.
 #if defined(__CUDACC__)
 #define HK_FLAT

@@ -20,7 +20,8 @@ HK_FN hk_int conv_floats(int d, int o, int k, bool backward) {
   hk_int row = (hk_int)k * (o + 1);
   hk_int wides = (backward ? 2 : 1) * (hk_int)d + 4 * k + 2;  // of at most 8 bytes each
   hk_int base = 2 * wides + d + row + 7 * k + 2 * (o + 1);
-  hk_int more = backward ? row + 6 * k + 2 * (o + 1) : 0;
+  // Twice `row`, k and k (d + 1) are sums over all nodes of a warp; on the CPU they are not touched.
+  hk_int more = backward ? row + 6 * k + 2 * (o + 1) + 2 * row + k + (hk_int)k * (d + 1) : 0;
   return (base + more + 15) / 16 * 16;
 }
 
@@ -28,6 +29,7 @@ struct Scratch {
   wide *zw, *kernel_b, *kernel_a, *dots, *gz;
   float *z, *y, *q, *dist, *w, *gate, *excess, *f, *t, *mean, *acc;
   float *node, *gw, *gq, *gu, *gd, *along, *gm, *gacc;
+  float *first, *bias, *scale, *kernels;
 
   HK_FN Scratch(float* memory, int d, int o, int k, bool backward) {
     int row = k * (o + 1);
@@ -59,7 +61,11 @@ struct Scratch {
     gd = p, p += k;
     along = p, p += 2 * k;
     gm = p, p += o + 1;
-    gacc = p;
+    gacc = p, p += o + 1;
+    first = p, p += row;
+    bias = p, p += row;
+    scale = p, p += k;
+    kernels = p;
   }
 };
 
@@ -107,28 +113,18 @@ struct Conv {
     const float* x = a.x + neighbour * (d + 1) + 1;
     const float* centre_ = p;
     const Scratch t = s;
-    wide qx;
-    g.sum2(
+    wide qx, both;
+    g.sum3(
         d,
-        [&](int i, wide& along, wide& square) {
-          wide xi = wide(x[i]), pi = wide(centre_[i]);
-          along += pi * (xi - pi);
+        [&](int i, wide& along, wide& square, wide& difference) {
+          wide xi = wide(x[i]), pi = wide(centre_[i]), w = xi - pi;
+          along += pi * w;
           square += xi * xi;
+          difference += w * (xi + pi);
         },
-        px, qx);
+        px, qx, both);
     tx = sqrt_(qx + wide(1.0f) / wide(a.c));
-    wide dt = (qx - qp) / (tx + tp);
-    {
-      // x_0 - p_0 once more from the difference, which does not cancel.
-      wide both = g.sum(
-          d,
-          [&](int i) {
-            wide xi = wide(x[i]), pi = wide(centre_[i]);
-            return (xi - pi) * (xi + pi);
-          },
-          wide(0.0f));
-      dt = both / (tx + tp);
-    }
+    wide dt = both / (tx + tp);  // x_0 - p_0 from the difference, which does not cancel
     kappa = root * (dt - root * px / (wide(1.0f) + root * tp));
     wide kap = kappa;
     wide qz = g.sum(
@@ -323,6 +319,32 @@ struct Conv {
     });
   }
 
+  // What all nodes add to. Many warps at once would wait for each other, so that a warp keeps its own sums until
+  // it ends; on the CPU a thread has its own arrays anyway.
+  HK_FN hk_conv_grad begin_backward(const hk_conv_grad& b) const {
+    hk_conv_grad mine = b;
+    if constexpr (G::shared_memory) {
+      const Scratch t = s;
+      int all = 2 * row + k + k * (d + 1);
+      g.each(all, [&](int i) { t.first[i] = 0.0f; });
+      mine.first = t.first, mine.bias = t.bias, mine.scale = t.scale;
+      mine.kernels = b.kernels == nullptr ? nullptr : t.kernels;
+    }
+    return mine;
+  }
+  HK_FN void end_backward(const hk_conv_grad& b) const {
+    if constexpr (G::shared_memory) {
+      const Scratch t = s;
+      const G& group = g;
+      g.each(row, [&](int i) {
+        group.add(b.first + i, t.first[i]);
+        group.add(b.bias + i, t.bias[i]);
+      });
+      g.each(k, [&](int i) { group.add(b.scale + i, t.scale[i]); });
+      if (b.kernels != nullptr) g.each(k * (d + 1), [&](int i) { group.add(b.kernels + i, t.kernels[i]); });
+    }
+  }
+  // `b` is what begin_backward returned.
   HK_FN void backward(hk_int n, const hk_conv_grad& b);
   HK_FN void pair_backward(hk_int e, hk_int n, const hk_conv_grad& b);
 };

@@ -85,7 +85,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
     t.excess[j] = g_excess * scales[j] * gate * (1.0f - gate);  // by the gate's logit
     t.gw[j] = f * t.along[j] + g_m0 * tm;
   });
-  g.each(k, [&](int j) { group.add(g_scale + j, t.gate[j]); });
+  g.each(k, [&](int j) { g_scale[j] += t.gate[j]; });
   float mean_gw = 0.0f;
   if (kind == 2) mean_gw = g.sum(k, [&](int j) { return t.w[j] * t.gw[j]; }, 0.0f);
   float aw = plus;
@@ -120,8 +120,8 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
             float gy = gqj * t.y[x] + guj * t.gm[i];
             group.add(product + x, gy);
             t.node[x] += (-1.0f - kap) * gy;
-            group.add(g_bias + x, gy);
-            group.add(g_first + x, gy * z_time);
+            g_bias[x] += gy;
+            g_first[x] += gy * z_time;
             sk -= gy * u[x];
             st += gy * first[x];
           },
@@ -137,8 +137,8 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
           float gy = t.excess[j];
           group.add(product + x, gy);
           t.node[x] += (-1.0f - kap) * gy;
-          group.add(g_bias + x, gy);
-          group.add(g_first + x, gy * z_time);
+          g_bias[x] += gy;
+          g_first[x] += gy * z_time;
           sk -= gy * u[x];
           st += gy * first[x];
         },
@@ -156,8 +156,8 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
         row,
         [&](int x) {
           float gy = t.y[x];
-          group.add(g_bias + x, gy);
-          group.add(g_first + x, gy * z_time);
+          g_bias[x] += gy;
+          g_first[x] += gy * z_time;
           return gy * first[x];
         },
         0.0f);
@@ -192,7 +192,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
       float gt = t.gd[j], kb = (float)t.kernel_b[j];
       float by_b = gt * (1.0f + aw) * c / (1.0f + kb);
       g.each(d, [&](int i) {
-        group.add(g_kernels + j * width + 1 + i, by_b * ker[j * width + 1 + i] - c * gt * t.z[i]);
+        g_kernels[j * width + 1 + i] += by_b * ker[j * width + 1 + i] - c * gt * t.z[i];
       });
     }
   }

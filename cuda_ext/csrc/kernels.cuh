@@ -11,27 +11,24 @@
 #define HK_STATIC_SHARED(name, n) __shared__ float name[n]
 #endif
 
-constexpr int HK_WARPS = 4;  // in a block
-
-// Shared memory of a block in floats: scratch for each warp.
-HK_FN hk_int hk_conv_shared(int d, int o, int k, bool backward) {
-  return HK_WARPS * HK_NS::conv_floats(d, o, k, backward);
-}
+constexpr int HK_WARPS = 4;  // in a block; of the convolution fewer where shared memory is short
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1) hk_conv_kernel(hk_conv_args a) {
   HK_DYNAMIC_SHARED(hk_shared);
   HK_NS::Warp g;
-  int warp = threadIdx.x >> 5;
+  int warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   HK_NS::Conv<HK_NS::Warp, 0> f(g, a, hk_shared + warp * HK_NS::conv_floats(a.d, a.o, a.k, false), false);
-  for (hk_int n = (hk_int)blockIdx.x * HK_WARPS + warp; n < a.n; n += (hk_int)gridDim.x * HK_WARPS) f.forward(n);
+  for (hk_int n = (hk_int)blockIdx.x * warps + warp; n < a.n; n += (hk_int)gridDim.x * warps) f.forward(n);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 3) hk_conv_backward_kernel(hk_conv_args a, hk_conv_grad b) {
   HK_DYNAMIC_SHARED(hk_shared);
   HK_NS::Warp g;
-  int warp = threadIdx.x >> 5;
+  int warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   HK_NS::Conv<HK_NS::Warp, 0> f(g, a, hk_shared + warp * HK_NS::conv_floats(a.d, a.o, a.k, true), true);
-  for (hk_int n = (hk_int)blockIdx.x * HK_WARPS + warp; n < a.n; n += (hk_int)gridDim.x * HK_WARPS) f.backward(n, b);
+  hk_conv_grad mine = f.begin_backward(b);
+  for (hk_int n = (hk_int)blockIdx.x * warps + warp; n < a.n; n += (hk_int)gridDim.x * warps) f.backward(n, mine);
+  f.end_backward(b);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 1)

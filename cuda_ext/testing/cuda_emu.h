@@ -180,6 +180,7 @@ inline std::string launch(int grid, int threads, int64_t shared_floats, unsigned
 #define threadIdx (emu::machine().thread)
 #define blockIdx (emu::machine().block)
 #define gridDim (emu::machine().grid)
+#define blockDim (emu::machine().dims)
 inline void __syncwarp(unsigned) { emu::pause(emu::WARP); }
 inline void __syncthreads() { emu::pause(emu::BLOCK); }
 inline float __shfl_xor_sync(unsigned, float v, int mask) { return emu::shuffle(v, mask); }

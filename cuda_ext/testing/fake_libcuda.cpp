@@ -5,24 +5,36 @@
 #include <vector>
 
 #define FAKE extern "C" __attribute__((visibility("default")))
-extern "C" int emu_by_name(const char*, int, int, long long, void**, unsigned);
+extern "C" int emu_launch(const char*, int, int, int, void**, unsigned);
 
 namespace {
-const int SHARED_LIMIT = 160 * 1024;
+const int SHARED_LIMIT = 96 * 1024;
 std::vector<std::string> names;
-const char* image = nullptr;
+void* current = nullptr;
 int allowed = 48 * 1024;
 }  // namespace
 
 FAKE int cuInit(unsigned) { return 0; }
-FAKE int cuCtxGetDevice(int* device) { return *device = 0; }
+FAKE int cuDeviceGet(int* device, int) { return *device = 0; }
+FAKE int cuDevicePrimaryCtxRetain(void** context, int) {
+  *context = &names;
+  return 0;
+}
+FAKE int cuCtxGetCurrent(void** context) {
+  *context = current;
+  return 0;
+}
+FAKE int cuCtxSetCurrent(void* context) {
+  current = context;
+  return 0;
+}
 FAKE int cuDeviceGetAttribute(int* value, int attribute, int) {
   *value = attribute == 75 ? 9 : (attribute == 76 ? 0 : (attribute == 97 ? SHARED_LIMIT : 0));
   return 0;
 }
 FAKE int cuModuleLoadData(void** module, const void* data) {
+  if (current == nullptr) return 201;                    // CUDA_ERROR_INVALID_CONTEXT
   if (std::memcmp(data, "\177ELF", 4) != 0) return 200;  // CUDA_ERROR_INVALID_IMAGE
-  image = (const char*)data;
   *module = (void*)data;
   return 0;
 }
@@ -48,6 +60,7 @@ FAKE int cuFuncSetAttribute(void*, int attribute, int value) {
 }
 FAKE int cuLaunchKernel(void* function, unsigned gx, unsigned, unsigned, unsigned bx, unsigned, unsigned,
                         unsigned shared, void*, void** arguments, void**) {
+  if (current == nullptr) return 201;
   if ((int)shared > allowed) return 1;
-  return emu_by_name(names[(size_t)function - 1].c_str(), gx, bx, shared, arguments, 2) ? 719 : 0;
+  return emu_launch(names[(size_t)function - 1].c_str(), gx, bx, shared, arguments, 2) ? 719 : 0;
 }

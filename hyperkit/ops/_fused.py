@@ -1,8 +1,9 @@
 """The only room that chooses a compiled kernel; every function here answers None where PyTorch has to do it.
 
-A kernel takes contiguous float32 on the CPU with a fixed curvature. Under ``vmap`` and forward
-differentiation, in :func:`hyperkit.check` mode, for small inputs (an operator's call costs more than it
-saves) and, for the row operations, under the compiler (which fuses them itself) the eager form is taken.
+A kernel takes contiguous float32 on the CPU or a CUDA device with a fixed curvature. Under ``vmap`` and
+forward differentiation, in :func:`hyperkit.check` mode, for small inputs on the CPU (an operator's call costs
+more than it saves) and, for the row operations, under the compiler (which fuses them itself) the eager form
+is taken.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ L_DIST, L_SQDIST, L_LOGMAP, L_EXPMAP0, L_LOGMAP0 = range(5)
 B_DIST, B_EXPMAP0, B_LOGMAP0, B_ADD, B_LOGMAP = range(5, 10)
 
 SMALLEST = 1 << 14
-"""Numbers in an argument from which on a row operation is worth an operator's call (some 40 microseconds)."""
+"""Numbers in an argument from which on, on the CPU, a row operation is worth an operator's call (some 40
+microseconds). On a GPU one launch replaces many at any size."""
 
 _local = threading.local()
 
@@ -62,10 +64,11 @@ def extension() -> ModuleType:
 
 
 @functools.cache
-def active() -> bool:
-    """Whether the compiled operators are there; looked for once, at the first use."""
+def active(device: str = "cpu") -> bool:
+    """Whether the compiled operators are there for this type of device; looked for once, at the first use."""
     try:
-        return extension().load().active
+        module = extension()
+        return module.load_gpu().active if device == "cuda" else module.load().active
     except ModuleNotFoundError as error:
         logging.getLogger("hyperkit").info("kernels: eager PyTorch (%s)", error)
         return False
@@ -88,8 +91,11 @@ def _transformed() -> bool:
 
 def _takes(c: Curvature, *tensors: Tensor | None) -> bool:
     """Whether a kernel can take these, if there is one."""
+    device = next((t.device for t in tensors if t is not None), None)
     return (
         not isinstance(c, Tensor)
+        and device is not None
+        and device.type in ("cpu", "cuda")
         and not getattr(_local, "off", False)
         and not _transformed()
         and not _checks.checking()
@@ -97,7 +103,7 @@ def _takes(c: Curvature, *tensors: Tensor | None) -> bool:
             t is None
             or (
                 t.dtype is torch.float32
-                and t.device.type == "cpu"
+                and t.device == device
                 and type(t) in (Tensor, torch.nn.Parameter)
                 and t.layout is torch.strided
             )
@@ -110,11 +116,11 @@ def row(kind: int, c: Curvature, x: Tensor, y: Tensor | None = None) -> Tensor |
     """Operation `kind` on rows ``(*, D)`` of equal shape; a scalar result has shape ``(*, 1)``."""
     if (
         torch.compiler.is_compiling()
-        or x.numel() < SMALLEST
+        or (x.numel() < SMALLEST and x.device.type == "cpu")
         or x.ndim < 1
         or (y is not None and y.shape != x.shape)
         or not _takes(c, x, y)
-        or not active()
+        or not active(x.device.type)
     ):
         return None
     flat = x.reshape(-1, x.shape[-1]).contiguous()
@@ -151,7 +157,7 @@ def adam(
         As in :class:`hyperkit.optim.RiemannianAdam`; ``1 - beta2^step``.
     """
     tensors = [t for t in (x, grad, m, v, largest) if t is not None]
-    if not _takes(c, *tensors) or torch.compiler.is_compiling() or not active():
+    if not _takes(c, *tensors) or torch.compiler.is_compiling() or not active(x.device.type):
         return False
     if x.numel() == 0 or not all(t.is_contiguous() for t in tensors) or grad.requires_grad:
         return False
@@ -170,9 +176,18 @@ def adam(
     return True
 
 
-def conv_takes(c: Curvature, *tensors: Tensor | None) -> bool:
-    """Whether :func:`conv` can be called with these."""
-    return _takes(c, *tensors) and active()
+def conv_takes(c: Curvature, x: Tensor, weight: Tensor, *tensors: Tensor | None) -> bool:
+    """Whether :func:`conv` can be called with these.
+
+    On a GPU its backward pass adds atomically: not where deterministic algorithms are demanded.
+    """
+    if not _takes(c, x, weight, *tensors) or not active(x.device.type):
+        return False
+    if x.device.type == "cpu":
+        return True
+    k, o, d = weight.shape[0], weight.shape[1] - 1, weight.shape[2] - 1
+    operators = importlib.import_module("hyperkit._ext.ops").gpu_operators(x.device)
+    return not torch.are_deterministic_algorithms_enabled() and operators.fits(d, o, k)
 
 
 def conv(

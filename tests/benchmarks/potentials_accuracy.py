@@ -3,7 +3,8 @@
 Validation comes out of the training file; the tests are read after training has ended. Run
 
     HYPERKIT_DATA=/path/to/data python tests/benchmarks/potentials_accuracy.py [--model escaip|transformer]
-        [--attention euclidean|lorentz] [--steps N] [--max-time SECONDS] [--limit N] [--seed S] -o FOLDER
+        [--attention euclidean|lorentz] [--steps N] [--max-time SECONDS] [--limit N] [--seed S] [--compile]
+        [--start MODEL] -o FOLDER
 
 Published root mean square errors on the same files (Batatia et al., MACE, NeurIPS 2022, table 3), meV and
 meV/Å at 300 K and 600 K: MACE 0.9/5.1 and 4.6/22.4, NequIP 0.81/5.90 and 6.04/27.8, BOTNet 0.89/6.3 and
@@ -56,6 +57,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="train and validate on this many of the 500 structures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="compile energy and forces into one graph")
+    parser.add_argument("--start", type=Path, help="begin from the weights of this model folder")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     root = os.environ.get("HYPERKIT_DATA")
@@ -69,6 +72,8 @@ def main() -> None:
         "data.train": str(data / "train_300K.xyz"),
         "data.isolated_atoms": str(data / "isolated_atoms.xyz"),
         "data.limit": args.limit,
+        "training.compile": args.compile,
+        "training.start": None if args.start is None else str(args.start),
     }
     if args.steps is not None:
         settings["training.steps"] = args.steps

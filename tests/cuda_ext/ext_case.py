@@ -9,9 +9,11 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hyperkit._ext import gpu
 from torch import Tensor
 
 from hyperkit.nn import HKConv, geometry
@@ -26,6 +28,8 @@ SCALAR = (0, 1, 5)
 needs_library = pytest.mark.skipif(
     not _fused.active(), reason="kernels not built or switched off: python -m hyperkit._ext build"
 )
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ("cpu", pytest.param("cuda", marks=needs_gpu))
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ not found")
 
 
@@ -34,10 +38,10 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
 
 
-def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0) -> list[Tensor]:
+def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu") -> list[Tensor]:
     """Arguments of a row operation, float32."""
     g = torch.Generator().manual_seed(seed)
-    v, w = (torch.randn(n, d, generator=g) * 2.0 / d**0.5 for _ in range(2))  # radii near 2 for any d
+    v, w = ((torch.randn(n, d, generator=g) * 2.0 / d**0.5).to(device) for _ in range(2))
     pad = torch.nn.functional.pad
     if kind in (0, 1, 2):
         return [L.expmap0(pad(v, (1, 0)), 1.3), L.expmap0(pad(w, (1, 0)), 1.3)]
@@ -60,6 +64,7 @@ def conv_case(
     d: int = 7,
     o: int = 6,
     seed: int = 1,
+    device: str = "cpu",
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor], tuple[int, float, float]]:
     """Tensors, graph and rule of the operator `conv`: equal nodes, padding, a node without neighbours."""
     torch.manual_seed(seed)
@@ -70,7 +75,7 @@ def conv_case(
     with torch.no_grad():
         w.weight.add_(0.1 * torch.randn_like(w.weight))
         w.bias.normal_()
-        x = geometry("lorentz").random_normal(n, features=d, std=0.8)
+        x = geometry("lorentz").random_normal(n, features=d, std=min(0.8, 2.1 / d**0.5))
         if n > 6:
             x[5] = x[6]
         weight = torch.rand(n * m)
@@ -90,7 +95,8 @@ def conv_case(
             weight,
         ]
     number = {"distance": 0, "linear": 1, "gaussian": 2}[correlation]
-    return [t.detach().clone() for t in tensors], (torch.arange(n + 1) * m, source), (number, w.sigma, 1.3)
+    graph = ((torch.arange(n + 1) * m).to(device), source.to(device))
+    return [t.detach().clone().to(device) for t in tensors], graph, (number, w.sigma, 1.3)
 
 
 def compile_shared(sources: Sequence[Path], *flags: str) -> Path:
@@ -120,41 +126,55 @@ def emulator() -> Path:
     return compile_shared([testing / "emulated.cpp", testing / "fake_libcuda.cpp"], f"-I{ROOT / 'csrc'}")
 
 
-def pointer(t: Tensor | None) -> ctypes.c_void_p:
-    """The address of a tensor's numbers, or null."""
-    return ctypes.c_void_p(None if t is None else t.data_ptr())
+class Emulated:
+    """Launches kernels in the emulator; few blocks, so that items beyond the grid are taken in strides.
+
+    Parameters
+    ----------
+    lib : ctypes.CDLL
+        The compiled emulator.
+    seed : int
+        Order of the lanes; odd ones starve.
+    """
+
+    def __init__(self, lib: ctypes.CDLL, seed: int) -> None:
+        self._lib, self._seed = lib, seed
+        lib.emu_message.restype = ctypes.c_char_p
+
+    def __call__(
+        self, name: str, arguments: Sequence[Any], *, grid: int, warps: int, shared: int, stream: int
+    ) -> None:
+        code = self._lib.emu_launch(
+            name.encode(), min(grid, 3), 32 * warps, shared, gpu.pack(arguments), self._seed
+        )
+        if code:
+            raise gpu.LaunchError(self._lib.emu_message().decode())
 
 
-class ConvArgs(ctypes.Structure):
-    """``hk_conv_args``."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in "x product matrix first bias scale kernels".split()),
-        *((name, ctypes.c_void_p) for name in ("begin", "source", "weight")),
-        *((name, ctypes.c_void_p) for name in ("out", "total", "sums")),
-        ("n", ctypes.c_longlong),
-        *((name, ctypes.c_int) for name in ("d", "o", "k", "correlation")),
-        *((name, ctypes.c_float) for name in ("sigma", "c", "margin", "eps")),
-    ]  # fmt: skip
+def operators(launch: gpu.Launch, shared_limit: int = 160 * 1024) -> gpu.Operators:
+    """The GPU's operators over another launcher, for tensors on the CPU."""
+    return gpu.Operators(launch, torch.device("cpu"), multiprocessors=4, shared_limit=shared_limit)
 
 
-class ConvGrad(ctypes.Structure):
-    """``hk_conv_grad``."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in "grad x product matrix first bias scale kernels weight".split()
-    ]
+def emulated(seed: int = 0, lib: ctypes.CDLL | None = None, **options: Any) -> gpu.Operators:
+    """The GPU's operators in the emulator."""
+    return operators(Emulated(ctypes.CDLL(str(emulator())) if lib is None else lib, seed), **options)
 
 
-def conv_structs(
-    tensors: list[Tensor], graph: tuple[Tensor, Tensor], rule: tuple[int, float, float]
-) -> tuple[ConvArgs, list[Tensor]]:
-    """The kernel's arguments with outputs full of NaN, and all tensors they point to (to be kept alive)."""
-    x, matrix, first, bias, scale, kernels, weight = tensors
-    n, k = len(x), len(kernels)
-    o = len(matrix) // k - 1
-    product = (x[:, 1:] @ matrix.T).contiguous()
-    out, total, sums = (x.new_full((n, s), torch.nan) for s in (o + 1, 1, o + 1))
-    held = [x, product, matrix, first, bias, scale, kernels, *graph, weight, out, total, sums]
-    numbers = (n, x.shape[1] - 1, o, k, rule[0], rule[1], rule[2], 1e-4, 1e-8)
-    return ConvArgs(*(pointer(t) for t in held), *numbers), held
+def row_gradients(ops: gpu.Operators, kind: int, ts: list[Tensor], g: Tensor) -> list[Tensor]:
+    """What ``row_backward`` gives for each of `ts`."""
+    y = ts[1] if len(ts) > 1 else None
+    return list(ops.row_backward(kind, ts[0], y, g, 1.3, True, y is not None))[: len(ts)]
+
+
+def conv_gradients(
+    ops: gpu.Operators,
+    tensors: list[Tensor],
+    graph: tuple[Tensor, Tensor],
+    rule: tuple[int, float, float],
+    g: Tensor,
+) -> list[Tensor]:
+    """What ``conv_backward`` gives, after ``conv``, in the order of `tensors`."""
+    given = (*tensors[:6], *graph, tensors[6], *rule)
+    _, total, sums = ops.conv(*given)
+    return list(ops.conv_backward(*given, total, sums, g, True, True))

@@ -10,7 +10,7 @@ import geoopt
 import numpy as np
 import pytest
 import torch
-from ext_case import KINDS, conv_case, needs_library, relative, rows
+from ext_case import DEVICES, KINDS, conv_case, needs_gpu, needs_library, relative, rows
 from torch import Tensor
 
 from hyperkit import Lorentz
@@ -20,6 +20,7 @@ from hyperkit.ops import lorentz as L
 from hyperkit.optim import RiemannianAdam
 
 pytestmark = needs_library
+on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def op(name: str):
@@ -36,13 +37,14 @@ def row(kind: int, ts: list[Tensor]) -> Tensor:
     return op("row")(kind, ts[0], ts[1] if len(ts) > 1 else None, 1.3)
 
 
+@on_devices
 @pytest.mark.parametrize("kind", KINDS)
-def test_row_and_both_derivatives(kind):
-    ts = [t.clone().requires_grad_() for t in rows(kind)]
+def test_row_and_both_derivatives(kind, device):
+    ts = [t.clone().requires_grad_() for t in rows(kind, device=device)]
     us = [t.detach().double().requires_grad_() for t in ts]
     out, want = row(kind, ts), reference().row(kind, *us, c=1.3)
     assert relative(out, want) < 1e-6
-    g = torch.randn_like(out)
+    g = torch.randn(out.shape, generator=torch.Generator().manual_seed(kind)).to(device)
     first = torch.autograd.grad(out, ts, g, create_graph=True)
     expected = torch.autograd.grad(want, us, g.double(), create_graph=True)
     second = torch.autograd.grad([t.square().sum() for t in first], ts)
@@ -51,10 +53,11 @@ def test_row_and_both_derivatives(kind):
         assert relative(a, b) < 5e-6
 
 
+@on_devices
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", [1, 257])
-def test_row_of_any_width_keeps_nan_to_its_row(kind, d):
-    ts = rows(kind, n=5, d=d, seed=3)
+def test_row_of_any_width_keeps_nan_to_its_row(kind, d, device):
+    ts = rows(kind, n=5, d=d, seed=3, device=device)
     ts[0][2, -1] = torch.nan
     out = row(kind, ts)
     assert out[2].isnan().any()
@@ -64,13 +67,14 @@ def test_row_of_any_width_keeps_nan_to_its_row(kind, d):
     assert row(kind, [t[:0] for t in ts]).shape[0] == 0
 
 
-def test_row_operations_far_out_match_float64():
+@on_devices
+def test_row_operations_far_out_match_float64(device):
     # Points at radius 12: close ones, and ones whose radii differ.
     g = torch.Generator().manual_seed(0)
     u = torch.nn.functional.normalize(torch.randn(200, 8, generator=g), dim=-1)
     for change in (1.0 + 1e-3 * torch.rand(200, 1, generator=g), 1.0 + torch.rand(200, 1, generator=g)):
-        xs = u * np.sinh(12.0)
-        x, y = L.from_space(xs), L.from_space(xs * change)
+        xs = u.to(device) * np.sinh(12.0)
+        x, y = L.from_space(xs), L.from_space(xs * change.to(device))
         want = L.dist(x.double(), y.double())
         assert float(((op("row")(0, x, y, 1.0).squeeze(-1) - want) / want).abs().max()) < 1e-4
 
@@ -95,10 +99,14 @@ def test_plain_calls_take_the_operator_and_only_where_it_fits(monkeypatch):
     assert seen == [0]
 
 
+@on_devices
 @pytest.mark.parametrize("correlation", ["distance", "linear", "gaussian"])
-@pytest.mark.parametrize("sizes", [{}, {"k": 1, "o": 16}, {"d": 1, "o": 1}, {"d": 257, "o": 32, "n": 8}])
-def test_conv_value_and_gradients(correlation, sizes):
-    tensors, graph, rule = conv_case(correlation, **sizes)
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"k": 1, "o": 16}, {"d": 1, "o": 1}, {"d": 257, "o": 32, "n": 8}, {"d": 64, "o": 64, "k": 16}],
+)
+def test_conv_value_and_gradients(correlation, sizes, device):
+    tensors, graph, rule = conv_case(correlation, **sizes, device=device)
     a = [t.clone().requires_grad_() for t in tensors]
     b = [t.double().requires_grad_() for t in tensors]
     got = op("conv")(*a[:6], *graph, a[6], *rule)
@@ -114,8 +122,9 @@ def test_conv_value_and_gradients(correlation, sizes):
             assert float((x - y).abs().max()) < 2e-4 * max(1.0, float(y.abs().max()))
 
 
-def test_conv_second_derivative():
-    tensors, graph, rule = conv_case()
+@on_devices
+def test_conv_second_derivative(device):
+    tensors, graph, rule = conv_case(device=device)
     a = [t.clone().requires_grad_() for t in tensors[:6]]
     b = [t.double().requires_grad_() for t in tensors[:6]]
     weight = tensors[6]
@@ -130,12 +139,16 @@ def test_conv_second_derivative():
         assert float(y.abs().max()) > 0
 
 
-def test_layer_is_the_same_with_and_without_the_kernel():
+@on_devices
+def test_layer_is_the_same_with_and_without_the_kernel(device, monkeypatch):
     torch.manual_seed(0)
-    x = geometry("lorentz").random_normal(30, features=8)
-    layer = HKConv(8, 8, 3, empty="self", self_loop=False)
+    x = geometry("lorentz").random_normal(30, features=8).to(device)
+    layer = HKConv(8, 8, 3, empty="self", self_loop=False).to(device)
     edges = torch.randint(0, 29, (2, 90))  # the last node is alone
-    shuffled = edges[:, torch.randperm(90)]
+    shuffled = edges[:, torch.randperm(90)].to(device)
+    seen = []
+    original = torch.ops.hyperkit_ext.conv
+    monkeypatch.setattr(torch.ops.hyperkit_ext, "conv", lambda *a: seen.append(1) or original(*a))
     results = []
     for eager in (False, True):
         layer.zero_grad()
@@ -148,29 +161,33 @@ def test_layer_is_the_same_with_and_without_the_kernel():
             out = layer(leaf, shuffled)
             out.square().sum().backward()
         results.append([out.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    assert seen == [1]
     for a, b in zip(*results, strict=True):
         assert relative(a, b) < 1e-4
 
 
-def test_conv_far_from_the_origin_where_products_of_nodes_cancel():
-    tensors, graph, rule = conv_case()
-    tensors[0] = L.boost(tensors[0], L.expmap0(torch.nn.functional.pad(torch.full((7,), 2.6), (1, 0))))
+@on_devices
+def test_conv_far_from_the_origin_where_products_of_nodes_cancel(device):
+    tensors, graph, rule = conv_case(device=device)
+    far = L.expmap0(torch.nn.functional.pad(torch.full((7,), 2.6, device=device), (1, 0)))
+    tensors[0] = L.boost(tensors[0], far)
     got = op("conv")(*tensors[:6], *graph, tensors[6], *rule)[0]
     doubles = [t.double() for t in tensors]
     want = reference().conv(*doubles[:6], *graph, doubles[6], *rule)[0]
     assert relative(got, want) < 1e-4
 
 
+@on_devices
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_adam_has_the_eager_trajectory(amsgrad):
+def test_adam_has_the_eager_trajectory(amsgrad, device):
     ends = []
     for eager in (False, True):
         torch.manual_seed(0)
         m = Lorentz(1.3)
-        start = m.random_normal(40, 9, std=0.5).as_subclass(Tensor)
+        start = m.random_normal(40, 9, std=0.5).as_subclass(Tensor).to(device)
         p = geoopt.ManifoldParameter(start.clone(), manifold=m)
         optimiser = RiemannianAdam([p], lr=0.05, weight_decay=0.01, amsgrad=amsgrad)
-        target = m.random_normal(40, 9, std=2.0)
+        target = m.random_normal(40, 9, std=2.0).to(device)
         for _ in range(20):
             optimiser.zero_grad()
             L.sqdist(p.as_subclass(Tensor), target.as_subclass(Tensor), 1.3).sum().backward()
@@ -202,17 +219,18 @@ def test_tanimoto_is_exact():
     assert not _fused.takes_columns(q[:2, :64])
 
 
+@on_devices
 @pytest.mark.parametrize("name", ["row", "row_backward", "conv", "conv_backward"])
-def test_opcheck(name):
+def test_opcheck(name, device):
     utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if not name.endswith("backward"):  # traced along with the forward operators
         utils.append("test_aot_dispatch_dynamic")
     if name.startswith("row"):
-        x, y = (t.requires_grad_() for t in rows(2, n=6))
+        x, y = (t.requires_grad_() for t in rows(2, n=6, device=device))
         more = (torch.randn_like(x), 1.3, True, True) if name == "row_backward" else (1.3,)
         torch.library.opcheck(op(name).default, (2, x, y, *more), test_utils=utils)
         return
-    tensors, graph, rule = conv_case(n=6, m=3, k=2, d=3, o=2)
+    tensors, graph, rule = conv_case(n=6, m=3, k=2, d=3, o=2, device=device)
     leaves = [t.requires_grad_() for t in tensors]
     args = (*leaves[:6], *graph, leaves[6], *rule)
     if name == "conv_backward":
@@ -246,15 +264,84 @@ def test_shape_dtype_and_range_errors_come_before_a_kernel():
             op("conv")(*args)
 
 
-def test_empty_graphs():
+@on_devices
+def test_empty_graphs(device):
     for n, m in ((0, 3), (4, 0)):
-        tensors, graph, rule = conv_case(n=n, m=m)
+        tensors, graph, rule = conv_case(n=n, m=m, device=device)
         leaves = [t.requires_grad_() for t in tensors]
         out, total, _ = op("conv")(*leaves[:6], *graph, leaves[6], *rule)
         assert out.shape == (n, 7)
         assert (total == 0).all()
         out.sum().backward()
         assert (out[:, 1:] == 0).all()
+
+
+def test_python_defines_what_the_library_does():
+    from hyperkit._ext import gpu, ops
+
+    for text in ops.SCHEMAS:
+        name = text.split("(")[0]
+        assert str(op(name).default._schema) == f"hyperkit_ext::{text}"
+        assert name in gpu.OPERATORS or name == "tanimoto_columns"
+    assert all(callable(getattr(gpu.Operators, name)) for name in gpu.OPERATORS)
+
+
+@needs_gpu
+def test_gpu_rows_are_taken_at_any_size_and_conv_not_where_it_must_be_deterministic(monkeypatch):
+    x, y = rows(0, n=3, device="cuda")
+    seen = []
+    original = torch.ops.hyperkit_ext.row
+    monkeypatch.setattr(torch.ops.hyperkit_ext, "row", lambda *a: seen.append(a[0]) or original(*a))
+    L.dist(x, y, 1.3)
+    assert seen == [0]
+    w = torch.zeros(4, 7, 8, device="cuda")
+    assert _fused.conv_takes(1.0, x, w)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not _fused.conv_takes(1.0, x, w)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not _fused.conv_takes(1.0, x, torch.zeros(512, 513, 257, device="cuda"))
+
+
+@needs_gpu
+def test_gpu_products_are_full_float32_whatever_the_user_has_set():
+    tensors, graph, rule = conv_case(n=200, d=32, o=32, device="cuda")
+    doubles = [t.double() for t in tensors]
+    want = reference().conv(*doubles[:6], *graph, doubles[6], *rule)[0]
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        got = op("conv")(*tensors[:6], *graph, tensors[6], *rule)[0]
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert relative(got, want) < 2e-5
+
+
+@needs_gpu
+def test_gpu_tanimoto_is_exact():
+    g = torch.Generator().manual_seed(0)
+    q, r = (torch.randint(0, 256, (n, 128), generator=g, dtype=torch.uint8) for n in (40, 700))
+    got = op("tanimoto_max")(q.cuda(), r.cuda()).cpu()
+    assert (got == op("tanimoto_max")(q, r)).all()
+
+
+@needs_gpu
+def test_gpu_layer_compiles_whole_and_takes_a_side_stream():
+    torch.manual_seed(0)
+    layer = HKConv(8, 8, 3).cuda()
+    x = geometry("lorentz").random_normal(30, features=8).cuda()
+    edges = torch.randint(0, 30, (2, 90), device="cuda")
+    want = layer(x, edges)
+    compiled = torch.compile(layer, fullgraph=True)
+    assert relative(compiled(x, edges), want) < 1e-5
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        again = layer(x, edges)
+    stream.synchronize()
+    assert relative(again, want) < 1e-6
 
 
 _SCRIPT = """
@@ -278,8 +365,43 @@ def test_switches(setting):
         text=True,
         check=True,
     )
-    active, total = done.stdout.split()
+    active, total = done.stdout.split()[-2:]
     assert active == str("HYPERKIT_BACKEND" not in setting)
     torch.manual_seed(0)
     x = L.expmap0(torch.nn.functional.pad(torch.randn(3000, 8), (1, 0)))
     assert float(total) == pytest.approx(float(L.dist(x, x.flip(0)).sum()), rel=1e-5)
+
+
+_GPU_SCRIPT = """
+import torch
+from hyperkit.info import info
+from hyperkit.nn import HKConv, geometry
+torch.manual_seed(0)
+layer = HKConv(8, 8, 3).cuda()
+x = geometry("lorentz").random_normal(30, features=8).cuda().requires_grad_()
+edges = torch.randint(0, 30, (2, 90), device="cuda")
+out = layer(x, edges)
+out.square().sum().backward()
+print(info()["gpu"])
+print(float(out.square().sum()), float(x.grad.square().sum()))
+"""
+
+
+@needs_gpu
+def test_gpu_backends_agree():
+    said, sums = {}, {}
+    for backend in ("ext", "nvrtc", "eager"):
+        done = subprocess.run(
+            [sys.executable, "-c", _GPU_SCRIPT],
+            env={**os.environ, "HYPERKIT_BACKEND": backend},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        *_, said[backend], numbers = done.stdout.strip().splitlines()
+        sums[backend] = [float(v) for v in numbers.split()]
+    assert "libhyperkit" in said["ext"]
+    assert "NVRTC" in said["nvrtc"]
+    assert "eager PyTorch" in said["eager"]
+    for backend in ("ext", "nvrtc"):
+        assert sums[backend] == pytest.approx(sums["eager"], rel=1e-4)

@@ -1,0 +1,401 @@
+"""The operators on GPU tensors: arguments are checked, outputs made, kernels launched.
+
+A launcher is the library's own (:class:`Prebuilt`, built with ``--cuda``) or NVRTC's
+(:class:`hyperkit._ext.nvrtc.Launcher`). Nothing here knows which, or whether there is a GPU: the tests run it
+over the emulator, on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+WARPS = 4
+"""Warps in a block, ``HK_WARPS`` in ``kernels.cuh``."""
+KINDS = 10
+_SCALAR, _TWO = (0, 1, 5), (0, 1, 2, 5, 8, 9)
+_RESIDENT = 16
+"""Blocks for each multiprocessor; nodes and rows beyond are taken in turn by the same warps."""
+
+
+class LaunchError(RuntimeError):
+    """The driver refused a kernel; the message has its number."""
+
+
+class Launch(Protocol):
+    """Starts kernel `name` on a stream (0: the legacy default stream)."""
+
+    def __call__(
+        self, name: str, arguments: Sequence[Any], *, grid: int, warps: int, shared: int, stream: int
+    ) -> None: ...
+
+
+class ConvArgs(ctypes.Structure):
+    """``hk_conv_args``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in "x product matrix first bias scale kernels".split()),
+        *((name, ctypes.c_void_p) for name in ("begin", "source", "weight")),
+        *((name, ctypes.c_void_p) for name in ("out", "total", "sums")),
+        ("n", ctypes.c_longlong),
+        *((name, ctypes.c_int) for name in ("d", "o", "k", "correlation")),
+        *((name, ctypes.c_float) for name in ("sigma", "c", "margin", "eps")),
+    ]  # fmt: skip
+
+
+class ConvGrad(ctypes.Structure):
+    """``hk_conv_grad``."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in "grad x product matrix first bias scale kernels weight".split()
+    ]
+
+
+class AdamArgs(ctypes.Structure):
+    """``hk_adam_args``."""
+
+    _fields_ = [
+        *((name, ctypes.c_float) for name in "rate beta1 beta2 correction2 eps weight_decay c".split()),
+        ("amsgrad", ctypes.c_int),
+    ]  # fmt: skip
+
+
+def pack(arguments: Sequence[Any]) -> Any:
+    """Arguments as both drivers take them: an array of the addresses of their values."""
+    return (ctypes.c_void_p * len(arguments))(
+        *(ctypes.cast(ctypes.byref(a), ctypes.c_void_p) for a in arguments)
+    )
+
+
+class Prebuilt:
+    """Launches what nvcc compiled into the library.
+
+    Raises
+    ------
+    LaunchError
+        If the library was built without ``--cuda``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._launch = ctypes.CDLL(str(path)).hk_cuda_launch
+        except (OSError, AttributeError) as error:
+            raise LaunchError(f"{path.name} has no GPU code: {error}") from error
+
+    def launch(
+        self, name: str, arguments: Sequence[Any], *, grid: int, warps: int, shared: int, stream: int
+    ) -> None:
+        """See :class:`Launch`."""
+        code = self._launch(name.encode(), grid, 32 * warps, shared, pack(arguments), ctypes.c_void_p(stream))
+        if code:
+            raise LaunchError(f"CUDA error {code} at the launch of {name}")
+
+
+def conv_floats(d: int, o: int, k: int, backward: bool) -> int:
+    """Floats of shared memory that a warp needs for a convolution: ``conv_floats`` of ``hk_conv.h``."""
+    row = k * (o + 1)
+    base = 2 * ((2 if backward else 1) * d + 4 * k + 2) + d + row + 7 * k + 2 * (o + 1)
+    more = row + 6 * k + 2 * (o + 1) + 2 * row + k + k * (d + 1) if backward else 0
+    return (base + more + 15) // 16 * 16
+
+
+def warps_that_fit(floats: int, limit: int) -> int:
+    """Warps of a block whose shared memory is at most `limit` bytes: 4, 2, 1, or 0 if there is none."""
+    return next((w for w in (WARPS, 2, 1) if 4 * floats * w <= limit), 0)
+
+
+def pointer(t: Tensor | None) -> ctypes.c_void_p:
+    """The address of a tensor's numbers, or null."""
+    return ctypes.c_void_p(None if t is None else t.data_ptr())
+
+
+def curvature(c: float) -> tuple[ctypes.c_float, ctypes.c_float]:
+    """As two floats: some kernels need more digits of it than one has."""
+    head = ctypes.c_float(c)
+    return head, ctypes.c_float(c - head.value)
+
+
+@contextlib.contextmanager
+def full_products() -> Iterator[None]:
+    """Matrix products of float32 in float32: HKConv takes differences of them, which TF32 would spoil."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if before == "ieee":
+        yield
+        return
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+@functools.cache
+def _popcounts(device: torch.device) -> Tensor:
+    return torch.tensor([bin(i).count("1") for i in range(256)], dtype=torch.int32, device=device)
+
+
+class Operators:
+    """The operators of ``torch.ops.hyperkit_ext`` over a launcher.
+
+    Parameters
+    ----------
+    launch : callable
+        See :class:`Launch`.
+    device : torch.device
+        All tensors must be there.
+    multiprocessors : int
+        Of the device.
+    shared_limit : int
+        Bytes of shared memory that a block may have.
+    stream : callable
+        Returns the stream to launch on.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        device: torch.device,
+        *,
+        multiprocessors: int,
+        shared_limit: int,
+        stream: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._launch, self._device, self._stream = launch, device, stream
+        self._most = _RESIDENT * multiprocessors
+        self._shared_limit = shared_limit
+
+    def _run(
+        self, name: str, items: int, arguments: Sequence[Any], *, warps: int = WARPS, shared: int = 0
+    ) -> None:
+        if items:
+            grid = min(-(-items // warps), self._most)
+            self._launch(name, arguments, grid=grid, warps=warps, shared=shared, stream=self._stream())
+
+    def _check(self, dims: int, dtype: torch.dtype = torch.float32, **tensors: Tensor) -> None:
+        for name, t in tensors.items():
+            problem = None
+            if t.device != self._device:
+                problem = f"must be on {self._device}, got {t.device}"
+            elif t.dtype is not dtype:
+                problem = f"has the wrong dtype: {t.dtype}, not {dtype}"
+            elif t.dim() != dims:
+                problem = f"must have {dims} dimensions, got {t.dim()}"
+            elif not t.is_contiguous():
+                problem = "must be contiguous"
+            if problem:
+                raise RuntimeError(f"{name} {problem}")
+
+    def fits(self, d: int, o: int, k: int) -> bool:
+        """Whether a convolution of these sizes and its backward pass have the shared memory they need."""
+        return warps_that_fit(conv_floats(d, o, k, True), self._shared_limit) > 0
+
+    # ---- rows --------------------------------------------------------------------------------------------
+
+    def _check_rows(self, kind: int, x: Tensor, y: Tensor | None, c: float) -> None:
+        _require(0 <= kind < KINDS, f"kind must be 0 to {KINDS - 1}, got {kind}")
+        self._check(2, x=x)
+        _require(x.shape[1] >= 1 + (kind <= 4), f"x has too few columns: {x.shape[1]}")
+        _require(
+            (y is not None) == (kind in _TWO), f"kind {kind} {'needs' if kind in _TWO else 'takes no'} y"
+        )
+        if y is not None:
+            self._check(2, y=y)
+            _same(y.shape[0], x.shape[0], "the number of rows of y")
+            _same(y.shape[1], x.shape[1], "the number of columns of y")
+        _require(c > 0, f"c must be > 0, got {c}")
+
+    def row(self, kind: int, x: Tensor, y: Tensor | None, c: float) -> Tensor:
+        """Operation `kind` on rows; see ``csrc/hk_rows.h``."""
+        self._check_rows(kind, x, y, c)
+        out = x.new_empty(x.shape[0], 1) if kind in _SCALAR else torch.empty_like(x)
+        n, d = x.shape[0], x.shape[1] - (kind <= 4)
+        rest = (pointer(x), pointer(y), pointer(out), ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c))
+        self._run("hk_row_kernel", n, (ctypes.c_int(kind), *rest))
+        return out
+
+    def row_backward(
+        self, kind: int, x: Tensor, y: Tensor | None, grad: Tensor, c: float, first: bool, second: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of :meth:`row` for x and y; one that is not wanted is empty."""
+        self._check_rows(kind, x, y, c)
+        self._check(2, grad=grad)
+        _same(grad.shape[0], x.shape[0], "the number of rows of grad")
+        _same(grad.shape[1], 1 if kind in _SCALAR else x.shape[1], "the number of columns of grad")
+        _require(first or kind in _TWO, "the gradient of x is the only one there is")
+        second = second and kind in _TWO
+        gx, gy = (torch.empty_like(x) if wanted else x.new_empty(0) for wanted in (first, second))
+        n, d = x.shape[0], x.shape[1] - (kind <= 4)
+        into = (pointer(gx if first else None), pointer(gy if second else None))
+        rest = (*into, ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c))
+        self._run(
+            "hk_row_backward_kernel", n, (ctypes.c_int(kind), pointer(x), pointer(y), pointer(grad), *rest)
+        )
+        return gx, gy
+
+    # ---- Adam --------------------------------------------------------------------------------------------
+
+    def adam_(
+        self,
+        x: Tensor,
+        grad: Tensor,
+        m: Tensor,
+        v: Tensor,
+        largest: Tensor | None,
+        rate: float,
+        beta1: float,
+        beta2: float,
+        correction2: float,
+        eps: float,
+        weight_decay: float,
+        c: float,
+    ) -> None:
+        """One step of Riemannian Adam on Lorentz rows, in place."""
+        self._check(2, x=x, grad=grad, m=m, v=v)
+        n = x.shape[0]
+        _require(x.shape[1] >= 2, f"x must have shape (n, d + 1), got {x.shape[1]} columns")
+        for t in (grad, m):
+            _require(t.shape == x.shape, f"grad and m must have the shape of x, got {tuple(t.shape)}")
+        _require(v.shape == (n, 1), f"v must have shape ({n}, 1), got {tuple(v.shape)}")
+        if largest is not None:
+            self._check(2, largest=largest)
+            _same(largest.numel(), n, "the number of rows of largest")
+        _require(c > 0, f"c must be > 0, got {c}")
+        numbers = AdamArgs(rate, beta1, beta2, 1.0 / correction2, eps, weight_decay, c, largest is not None)
+        rows = (pointer(x), pointer(grad), pointer(m), pointer(v), pointer(largest))
+        size = (ctypes.c_longlong(n), ctypes.c_int(x.shape[1] - 1))
+        self._run("hk_adam_kernel", n, (numbers, *size, *rows))
+
+    # ---- Tanimoto ----------------------------------------------------------------------------------------
+
+    def tanimoto_max(self, query: Tensor, reference: Tensor) -> Tensor:
+        """Largest similarity of each bit vector to a set, uint8 ``(n, bytes)`` and ``(m, bytes)``."""
+        self._check(2, torch.uint8, query=query, reference=reference)
+        width = query.shape[1]
+        _same(reference.shape[1], width, "the number of bytes of reference")
+        _require(width > 0 and width % 8 == 0, f"rows must hold whole 64-bit words, got {width} bytes")
+        _require(len(reference) > 0, "reference must not be empty")
+        sizes = _popcounts(self._device)[reference.int()].sum(1, dtype=torch.int32)
+        out = torch.empty(len(query), device=self._device)
+        shape = (ctypes.c_longlong(len(reference)), ctypes.c_int(width // 8))
+        # A block takes a query.
+        self._run(
+            "hk_tanimoto_kernel", WARPS * len(query),
+            (pointer(query), pointer(reference), pointer(sizes), *shape, pointer(out),
+             ctypes.c_longlong(len(query))),
+        )  # fmt: skip
+        return out
+
+    # ---- HKConv ------------------------------------------------------------------------------------------
+
+    def _conv(
+        self,
+        x: Tensor,
+        matrix: Tensor,
+        first: Tensor,
+        bias: Tensor,
+        scale: Tensor,
+        kernels: Tensor,
+        begin: Tensor,
+        source: Tensor,
+        weight: Tensor,
+        correlation: int,
+        sigma: float,
+        c: float,
+    ) -> tuple[ConvArgs, Tensor]:
+        """Checked arguments without outputs, and the product that they point to."""
+        self._check(2, x=x, matrix=matrix, kernels=kernels)
+        self._check(1, first=first, bias=bias, scale=scale, weight=weight)
+        self._check(1, torch.int64, begin=begin, source=source)
+        n, d, k, row = x.shape[0], x.shape[1] - 1, len(kernels), len(matrix)
+        _require(d >= 1, f"x must have shape (n, d + 1), got {x.shape[1]} columns")
+        _require(
+            k >= 1 and row % max(k, 1) == 0 and row // max(k, 1) >= 2,
+            f"matrix must have K (o + 1) rows for K = {k} kernels, got {row}",
+        )
+        _same(matrix.shape[1], d, "the number of columns of matrix")
+        _same(kernels.shape[1], d + 1, "the number of columns of kernels")
+        for t, size, what in ((first, row, "first"), (bias, row, "bias"), (scale, k, "scale")):
+            _same(len(t), size, f"the length of {what}")
+        _same(len(begin), n + 1, "the length of begin")
+        pairs = len(source)
+        _same(len(weight), pairs, "the length of weight")
+        _require(0 <= correlation <= 2, f"correlation must be 0, 1 or 2, got {correlation}")
+        _require(sigma > 0 and c > 0, f"sigma and c must be > 0, got {sigma} and {c}")
+        right = (begin[0] == 0) & (begin[-1] == pairs) & (begin[1:] >= begin[:-1]).all()
+        _assert_async(right, f"begin must go from 0 to the number of pairs {pairs} without falling")
+        named = ((source >= 0) & (source < n)).all()
+        _assert_async(named, f"source must name nodes 0 to {n - 1}")
+        with full_products():
+            product = x[:, 1:] @ matrix.T
+        _require(product.dtype is torch.float32, "torch.autocast must be off around this operator")
+        held = (x, product, matrix, first, bias, scale, kernels, begin, source, weight, None, None, None)
+        numbers = (n, d, row // k - 1, k, correlation, sigma, c, 1e-4, 1e-8)
+        return ConvArgs(*(pointer(t) for t in held), *numbers), product
+
+    def _run_conv(self, args: ConvArgs, gradient: ConvGrad | None = None) -> None:
+        backward = gradient is not None
+        floats = conv_floats(args.d, args.o, args.k, backward)
+        warps = warps_that_fit(floats, self._shared_limit)
+        _require(
+            warps > 0,
+            f"a convolution of d = {args.d}, o = {args.o}, K = {args.k} needs {4 * floats} bytes of shared "
+            f"memory, a block has {self._shared_limit}",
+        )
+        name = "hk_conv_backward_kernel" if backward else "hk_conv_kernel"
+        arguments = (args,) if gradient is None else (args, gradient)
+        self._run(name, args.n, arguments, warps=warps, shared=4 * floats * warps)
+
+    def conv(self, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """HKConv over pairs sorted by centre; arguments as in ``csrc/hk_args.h``."""
+        args, product = self._conv(x, *rest)
+        n = args.n
+        out, sums, total = x.new_empty(n, args.o + 1), x.new_empty(n, args.o + 1), x.new_empty(n, 1)
+        args.out, args.total, args.sums = pointer(out), pointer(total), pointer(sums)
+        self._run_conv(args)
+        del product  # its memory goes back to this stream's pool, behind the kernel
+        return out, total, sums
+
+    def conv_backward(self, *given: Any) -> tuple[Tensor, ...]:
+        """Gradients of :meth:`conv` for its tensors; atomic additions, so not the same bits twice."""
+        *inputs, total, sums, grad, by_kernels, by_weight = given
+        args, product = self._conv(*inputs)
+        x, matrix, first, bias, scale, kernels, _, _, weight = inputs[:9]
+        self._check(2, total=total, sums=sums, grad=grad)
+        _same(total.numel(), args.n, "the number of rows of total")
+        for t, what in ((sums, "sums"), (grad, "grad")):
+            _require(t.shape == (args.n, args.o + 1), f"{what} has the wrong shape: {tuple(t.shape)}")
+        args.total, args.sums = pointer(total), pointer(sums)
+        gx, gp, gm, gf, gb, gs = (torch.zeros_like(t) for t in (x, product, matrix, first, bias, scale))
+        gk = kernels.new_zeros(args.k if by_kernels else 0, args.d + 1)
+        gw = weight.new_zeros(len(weight) if by_weight else 0)
+        into = (grad, gx, gp, gm, gf, gb, gs, gk if by_kernels else None, gw if by_weight else None)
+        self._run_conv(args, ConvGrad(*(pointer(t) for t in into)))
+        with full_products():  # product = x_s matrix^T
+            gx[:, 1:].add_(gp @ matrix)
+            gm.add_(gp.T @ x[:, 1:])
+        return gx, gm, gf, gb, gs, gk, gw
+
+
+OPERATORS = ("row", "row_backward", "adam_", "tanimoto_max", "conv", "conv_backward")
+
+
+def _assert_async(condition: Tensor, message: str) -> None:
+    """On a GPU the assertion goes down the stream: what was launched after it does not run if it fails."""
+    torch.ops.aten._assert_async.msg(condition, message)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise RuntimeError(message)
+
+
+def _same(got: int, wanted: int, what: str) -> None:
+    _require(got == wanted, f"{what} must be {wanted}, got {got}")
