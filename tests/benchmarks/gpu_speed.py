@@ -1,18 +1,19 @@
 """The GPU kernels against eager PyTorch, ``torch.compile`` and Triton, in one run on one card.
 
-Times are medians of CUDA events over forms that take turns. "copy" is the rate of a device-to-device copy of 1
-GiB in the same run, bytes read and written; a row operation's bound moves each input and output once at it.
+Times are medians of CUDA events over forms that take turns. "copy" is the rate of a device-to-device copy of
+1 GiB in the same run, bytes read and written; a row operation's bound moves each input and output once at it.
 
     python tests/benchmarks/gpu_speed.py [--rounds 20] [--rows 1000000] [--width 64] [--no-compile] [-o FILE]
 
 Needs a GPU and the library (``python -m hyperkit._ext build --cuda``) or NVRTC. The Triton form is a forward
-pass for padded neighbours, written for this comparison: one program a node, a tile of neighbours by outputs for
-each kernel point, everything in float32 (so it loses what hyperkit keeps far from the origin).
+pass for padded neighbours, written for this comparison: one program a node, a tile of neighbours by outputs
+for each kernel point, everything in float32 (so it loses what hyperkit keeps far from the origin).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 from collections.abc import Callable
@@ -53,6 +54,12 @@ def milliseconds(forms: dict[str, Callable[[], object]], rounds: int) -> dict[st
             torch.cuda.synchronize()
             times[name].append(start.elapsed_time(end))
     return {name: statistics.median(t) for name, t in times.items()}
+
+
+def copy_rate() -> float:
+    """Bytes read and written a second by a large copy."""
+    a, b = (torch.empty(1 << 28, device="cuda") for _ in range(2))
+    return 2 * a.nbytes / (milliseconds({"copy": lambda: b.copy_(a)}, 10)["copy"] * 1e-3)
 
 
 def eager(f: Callable, *arguments: object) -> object:
@@ -212,12 +219,11 @@ def row_times(n: int, d: int, rounds: int, rate: float) -> list[dict[str, object
     }
     found = []
     for name, (f, inputs) in cases.items():
+        run, go = functools.partial(f, *inputs), functools.partial(step, f, *inputs)
         with torch.no_grad():
-            out = f(*inputs)
-            one = milliseconds({"kernel": lambda: f(*inputs), "eager": lambda: eager(f, *inputs)}, rounds)
-        both = milliseconds(
-            {"kernel": lambda: step(f, *inputs), "eager": lambda: eager(step, f, *inputs)}, rounds
-        )
+            out = run()
+            one = milliseconds({"kernel": run, "eager": functools.partial(eager, run)}, rounds)
+        both = milliseconds({"kernel": go, "eager": functools.partial(eager, go)}, rounds)
         size = sum(t.nbytes for t in inputs)
         bound = (size + out.nbytes) / rate * 1e3
         line = {
@@ -272,9 +278,7 @@ def main() -> None:
     args = parser.parse_args()
     for name, value in info().items():
         print(f"{name:9} {value}")
-    a, b = (torch.empty(1 << 28, device="cuda") for _ in range(2))
-    rate = 2 * a.nbytes / (milliseconds({"copy": lambda: b.copy_(a)}, 10)["copy"] * 1e-3)
-    del a, b
+    rate = copy_rate()
     print(f"copy {rate / 1e12:.2f} TB/s", flush=True)
     result: dict[str, object] = {"info": info(), "copy": rate}
     result["conv"] = [
