@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import lorentz_points, width
+from hyperkit.nn import _batch_norm
 from hyperkit.nn._base import Activation, LorentzCurvature, LorentzLayer, activation_of, positive, share
 from hyperkit.ops import lorentz as ops
 
@@ -121,6 +122,13 @@ class LorentzBatchNorm(LorentzLayer):
         if self.training:
             if len(flat) < 2:
                 raise ValueError(f"x must hold at least 2 points while training, got {len(flat)}")
+            made = _batch_norm.normalise(flat[..., 1:], self.scale, self.shift, c, self.eps)
+            if made is not None:
+                assert not isinstance(c, Tensor)
+                mean = _batch_norm.geodesic(self.momentum, self.running_mean, made.mean, c)
+                self.running_mean.copy_(mean)
+                self.running_var.lerp_(made.variance, self.momentum)
+                return ops.from_space(made.points, c).reshape(x.shape)
             mean = ops.centroid(flat, c=c)
         else:
             mean = ops.from_space(self.running_mean, c)

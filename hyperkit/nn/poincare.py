@@ -10,6 +10,7 @@ from hyperkit._checks import floats, full_precision, width
 from hyperkit.manifolds.poincare import PoincareBall
 from hyperkit.nn._base import Activation, activation_of, positive, share
 from hyperkit.ops import poincare as ops
+from hyperkit.ops._rows import ball_from_space
 
 BallCurvature = float | PoincareBall
 """A fixed curvature, or a :class:`~hyperkit.PoincareBall`, whose curvature may be learnable."""
@@ -48,16 +49,6 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, c: float | Tensor) -
     return (2.0 / root) * norm * torch.asinh(inside)
 
 
-def to_space(x: Tensor, c: float | Tensor) -> Tensor:
-    """Space coordinates ``2 x/(1 - c |x|^2)`` of the Lorentz point, ``(*, d)``."""
-    return (2.0 / ops.gap(x, c)) * x
-
-
-def from_space(w: Tensor, c: float | Tensor) -> Tensor:
-    """Point ``w/(1 + sqrt(1 + c |w|^2))``, whose Lorentz point has the space coordinates w; ``(*, d)``."""
-    return ops.projx(w / (1.0 + torch.sqrt(1.0 + c * w.square().sum(-1, keepdim=True))), c)
-
-
 def point_from_logits(logits: Tensor, c: float | Tensor) -> Tensor:
     """The point whose signed distances to the axes are ``v_k``: ``w/(1 + sqrt(1 + c |w|^2))``, ``(*, d)``.
 
@@ -68,7 +59,7 @@ def point_from_logits(logits: Tensor, c: float | Tensor) -> Tensor:
     root = c**0.5
     far = 40.0 if logits.dtype == torch.float32 else 300.0
     w = torch.sinh(torch.clamp(root * logits, -far, far)) / root
-    return from_space(w, c)
+    return ball_from_space(w, c)
 
 
 class PoincareMLR(BallLayer):

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from hyperkit.nn._base import Activation
 from hyperkit.nn.graph import _gather
-from hyperkit.nn.poincare import BallCurvature, BallLayer, PoincareLinear, to_space
+from hyperkit.nn.poincare import BallCurvature, BallLayer, PoincareLinear
 from hyperkit.ops import lorentz, poincare
+from hyperkit.ops._rows import ball_to_space
 
 
 class PoincareGraphConv(BallLayer):
@@ -83,6 +84,6 @@ class PoincareGraphConv(BallLayer):
         c = self.c
         y = self.linear(x)
         # The time from the wide space coordinates: a rounded one would bring float32's error back.
-        wide = lorentz.from_space(to_space(y, c).double(), c)
+        wide = lorentz.from_space(ball_to_space(y, c).double(), c)
         summed, total = _gather(wide, adjacency, edge_index, edge_weight, self.self_loop)
         return poincare.from_lorentz(lorentz.normalize(summed, c, total), c).to(y.dtype)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperkit._checks import floats, width
+from hyperkit.nn import _batch_norm
 from hyperkit.nn._base import Activation, activation_of, one_of, positive, share
-from hyperkit.nn.poincare import BallCurvature, BallLayer, from_space, to_space
+from hyperkit.nn.poincare import BallCurvature, BallLayer
 from hyperkit.nn.pooling import _points, euclidean_split
 from hyperkit.nn.residual import _log_weight
 from hyperkit.ops import poincare as ops
+from hyperkit.ops._rows import ball_from_space, ball_to_space
 
 BallResidualKind = Literal["midpoint", "mobius", "space"]
 
@@ -129,7 +131,7 @@ class PoincareResidual(BallLayer):
         if self.kind == "mobius":
             return ops.mobius_add(x, ops.mobius_scalar_mul(weight, y, c), c)
         if self.kind == "space":
-            return from_space(torch.addcmul(to_space(x, c), to_space(y, c), weight), c)
+            return ball_from_space(torch.addcmul(ball_to_space(x, c), ball_to_space(y, c), weight), c)
         both = torch.stack(torch.broadcast_tensors(x, y), -2)
         weights = torch.cat([torch.ones_like(weight), weight]).to(both.dtype)
         return ops.centroid(both, weights.expand(both.shape[:-1]), None, self.c)
@@ -260,6 +262,15 @@ class PoincareBatchNorm(BallLayer):
         if self.training:
             if len(flat) < 2:
                 raise ValueError(f"x must hold at least 2 points while training, got {len(flat)}")
+            shift = ball_to_space(ops.expmap0(self.shift, c), c)
+            made = _batch_norm.normalise(ball_to_space(flat, c), self.scale, shift, c, self.eps)
+            if made is not None:
+                assert not isinstance(c, Tensor)
+                old = ball_to_space(self.running_mean, c)
+                mean = _batch_norm.geodesic(self.momentum, old, made.mean, c)
+                self.running_mean.copy_(ball_from_space(mean, c))
+                self.running_var.lerp_(made.variance, self.momentum)
+                return ball_from_space(made.points, c).reshape(moved.shape).movedim(-1, self.dim)
             mean = ops.centroid(flat, c=c)
         else:
             mean = self.running_mean

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from hyperkit._checks import width
 from hyperkit.nn._base import Activation, positive
 from hyperkit.nn.attention import KVCache, _Block
-from hyperkit.nn.poincare import BallCurvature, BallLayer, PoincareLinear, from_space, to_space
+from hyperkit.nn.poincare import BallCurvature, BallLayer, PoincareLinear
 from hyperkit.nn.poincare_attention import PoincareAttention
 from hyperkit.nn.poincare_points import BallResidualKind, PoincareResidual
 from hyperkit.nn.residual import steps
+from hyperkit.ops._rows import ball_from_space, ball_to_space
 
 
 class _SpaceNorm(BallLayer):
@@ -30,7 +31,7 @@ class _SpaceNorm(BallLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Map points ``(*, d)`` to points ``(*, d)``."""
         width(x, self.features, "x", "features")
-        return from_space(self.norm(to_space(x, self.c)), self.c)
+        return ball_from_space(self.norm(ball_to_space(x, self.c)), self.c)
 
 
 class PoincareLayerNorm(_SpaceNorm):
@@ -120,7 +121,7 @@ class PoincarePositionalEncoding(BallLayer):
             If a position is beyond `max_length`, or the width is not `features`.
         """
         width(x, self.features, "x", "features")
-        return self.residual(x, from_space(steps(self.position, x, start), self.c))
+        return self.residual(x, ball_from_space(steps(self.position, x, start), self.c))
 
     def extra_repr(self) -> str:
         return f"features={self.features}, max_length={self.max_length}"

@@ -1,4 +1,4 @@
-"""Two row operations with hand-written gradients: few passes over memory, right second derivatives.
+"""Row operations with hand-written gradients: few passes over memory, right second derivatives.
 
 Each has a plain form as well. Under ``torch.compile`` it is fused by the compiler, under ``vmap`` and ``jvp``
 it is transformed, and a tensor curvature gets its gradient from it.
@@ -10,11 +10,13 @@ how they depend on them; otherwise those of the forward pass are used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from hyperkit._checks import Curvature
-from hyperkit.ops import _scalar
+from hyperkit.ops import _poincare_core, _scalar
 
 
 def plain(c: Curvature) -> bool:
@@ -107,3 +109,57 @@ def normalize(mean: Tensor, total: Tensor | float, c: Curvature) -> Tensor:
         square = c * (m0 * m0 - (ms * ms).sum(-1, keepdim=True))
         return from_space(ms * _root(square, total), c)
     return _Normalize.apply(mean, total, c)
+
+
+Rule = Callable[[Tensor, float | Tensor], tuple[Tensor, Tensor]]
+
+
+class _Radial(torch.autograd.Function):
+    """Rows times a function of their length, ``phi(|x|^2) x``; a rule gives ``phi`` and ``2 phi'``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, c: float, rule: Rule) -> Tensor:
+        factor, slope = rule(x, c)
+        ctx.save_for_backward(x, factor, slope)
+        ctx.c, ctx.rule = c, rule
+        return factor * x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        x, factor, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            factor, slope = ctx.rule(x, ctx.c)
+            return factor * grad + (slope * (grad * x).sum(-1, keepdim=True)) * x, None, None
+        along = (grad * x).sum(-1, keepdim=True).mul_(slope)
+        return (grad * factor).addcmul_(x, along), None, None
+
+
+def _to_space_rule(x: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
+    factor = 2.0 / _poincare_core.gap(x, c)
+    return factor, c * factor * factor
+
+
+def _from_space_rule(w: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
+    q = _scalar.sq(w)
+    t = torch.sqrt(1.0 + c * q)
+    factor = 1.0 / (1.0 + t)
+    # Beyond the last radius of the format the point goes back along its radius, as by projx.
+    top = _poincare_core.max_norm(w.dtype)
+    out = torch.sqrt(c * q) * factor > top
+    far = torch.where(out, c * q, 1.0)
+    factor = torch.where(out, top * torch.rsqrt(far), factor)
+    return factor, -c * torch.where(out, factor / far, factor * factor / t)
+
+
+def _radial(x: Tensor, c: Curvature, rule: Rule) -> Tensor:
+    return rule(x, c)[0] * x if plain(c) else _Radial.apply(x, c, rule)
+
+
+def ball_to_space(x: Tensor, c: Curvature) -> Tensor:
+    """Space coordinates ``2 x/(1 - c |x|^2)`` of the Lorentz point of a ball point, ``(*, d)``."""
+    return _radial(x, c, _to_space_rule)
+
+
+def ball_from_space(w: Tensor, c: Curvature) -> Tensor:
+    """Ball point ``w/(1 + sqrt(1 + c |w|^2))`` of the Lorentz point with space coordinates w, ``(*, d)``."""
+    return _radial(w, c, _from_space_rule)
