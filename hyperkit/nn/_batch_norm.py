@@ -88,10 +88,20 @@ def geodesic(fraction: float, x: Tensor, y: Tensor, c: float) -> Tensor:
     return (left * a + right * b).to(x.dtype)
 
 
+def seen_from(mean: Tensor, points: Tensor, c: float | Tensor) -> Tensor:
+    """Normal coordinates ``(N, d + 1)`` of Lorentz points about a point ``(d + 1)``.
+
+    The boost in float64: in float32 it is off by 4e-3 at radius 6 (:func:`hyperkit.ops.lorentz.boost`).
+    """
+    wide = c.double() if isinstance(c, Tensor) else c
+    moved = ops.boost(points.double(), mean.double(), wide, inverse=True)
+    return ops.logmap0(moved.to(points.dtype), c)
+
+
 def _by_operations(x: Tensor, scale: Tensor, shift: Tensor, c: float, eps: float) -> Tensor:
     """The same by the plain operations."""
     points = ops.from_space(x, c)
-    v = ops.logmap0(ops.boost(points, ops.centroid(points, c=c), c, inverse=True), c)
+    v = seen_from(ops.centroid(points, c=c), points, c)
     v = v * (scale * torch.rsqrt(v.square().sum(-1).mean() + eps))
     return ops.boost(ops.expmap0(v, c), ops.from_space(shift, c), c)[..., 1:]
 

@@ -132,7 +132,7 @@ class LorentzBatchNorm(LorentzLayer):
             mean = ops.centroid(flat, c=c)
         else:
             mean = ops.from_space(self.running_mean, c)
-        v = ops.logmap0(ops.boost(flat, mean, c, inverse=True), c)
+        v = _batch_norm.seen_from(mean, flat, c)
         if self.training:
             variance = v.square().sum(-1).mean().unsqueeze(0)
             with torch.no_grad():
