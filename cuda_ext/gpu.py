@@ -12,17 +12,19 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 WARPS = 4
 """Warps in a block, ``HK_WARPS`` in ``kernels.cuh``."""
+LANES = 8
+"""Lanes that take a row, or a node where shared memory allows."""
 KINDS = 10
 _SCALAR, _TWO = (0, 1, 5), (0, 1, 2, 5, 8, 9)
 _RESIDENT = 16
-"""Blocks for each multiprocessor; nodes and rows beyond are taken in turn by the same warps."""
+"""Blocks for each multiprocessor at most; nodes and rows beyond are taken in turn by the same lanes."""
 
 
 class LaunchError(RuntimeError):
@@ -99,16 +101,52 @@ class Prebuilt:
 
 
 def conv_floats(d: int, o: int, k: int, backward: bool) -> int:
-    """Floats of shared memory that a warp needs for a convolution: ``conv_floats`` of ``hk_conv.h``."""
+    """Floats of shared memory that a node needs in a convolution: ``conv_floats`` of ``hk_conv.h``."""
     row = k * (o + 1)
     base = 2 * ((2 if backward else 1) * d + 4 * k + 2) + d + row + 7 * k + 2 * (o + 1)
     more = row + 6 * k + 2 * (o + 1) + 2 * row + k + k * (d + 1) if backward else 0
     return (base + more + 15) // 16 * 16
 
 
-def warps_that_fit(floats: int, limit: int) -> int:
-    """Warps of a block whose shared memory is at most `limit` bytes: 4, 2, 1, or 0 if there is none."""
-    return next((w for w in (WARPS, 2, 1) if 4 * floats * w <= limit), 0)
+class Shape(NamedTuple):
+    """How a kernel is spread over a GPU.
+
+    Attributes
+    ----------
+    lanes : int
+        That take a row or a node.
+    warps, shared : int
+        Of a block, and its bytes of shared memory.
+    resident : int
+        Blocks that a multiprocessor holds at once.
+    """
+
+    lanes: int
+    warps: int
+    shared: int
+    resident: int
+
+
+_ROWS = Shape(LANES, WARPS, 0, _RESIDENT)
+_SINGLE = Shape(1, WARPS, 0, _RESIDENT)
+
+
+def conv_shape(floats: int, limit: int) -> Shape | None:
+    """The best shape for nodes of `floats` numbers where a block may have `limit` bytes; None if none fits.
+
+    Eight lanes a node waste least, if eight warps have room at a time; else a whole warp takes a node.
+    """
+    for lanes, least in ((LANES, 8), (32, 1)):
+        node_bytes = 4 * floats * (32 // lanes)
+        shapes = [
+            Shape(lanes, w, node_bytes * w, min(_RESIDENT, limit // (node_bytes * w)))
+            for w in (WARPS, 2, 1)
+            if node_bytes * w <= limit
+        ]
+        best = max(shapes, key=lambda s: s.warps * s.resident, default=None)
+        if best is not None and best.warps * best.resident >= least:
+            return best
+    return None
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p:
@@ -169,15 +207,27 @@ class Operators:
         stream: Callable[[], int] = lambda: 0,
     ) -> None:
         self._launch, self._device, self._stream = launch, device, stream
-        self._most = _RESIDENT * multiprocessors
+        self._multiprocessors = multiprocessors
         self._shared_limit = shared_limit
 
     def _run(
-        self, name: str, items: int, arguments: Sequence[Any], *, warps: int = WARPS, shared: int = 0
+        self,
+        name: str,
+        items: int,
+        arguments: Sequence[Any],
+        shape: Shape = _ROWS,
     ) -> None:
         if items:
-            grid = min(-(-items // warps), self._most)
-            self._launch(name, arguments, grid=grid, warps=warps, shared=shared, stream=self._stream())
+            groups = 32 * shape.warps // shape.lanes
+            grid = min(-(-items // groups), shape.resident * self._multiprocessors)
+            self._launch(
+                name,
+                arguments,
+                grid=grid,
+                warps=shape.warps,
+                shared=shape.shared,
+                stream=self._stream(),
+            )
 
     def _check(self, dims: int, dtype: torch.dtype = torch.float32, **tensors: Tensor) -> None:
         for name, t in tensors.items():
@@ -195,7 +245,7 @@ class Operators:
 
     def fits(self, d: int, o: int, k: int) -> bool:
         """Whether a convolution of these sizes and its backward pass have the shared memory they need."""
-        return warps_that_fit(conv_floats(d, o, k, True), self._shared_limit) > 0
+        return conv_shape(conv_floats(d, o, k, True), self._shared_limit) is not None
 
     # ---- rows --------------------------------------------------------------------------------------------
 
@@ -285,11 +335,11 @@ class Operators:
         sizes = _popcounts(self._device)[reference.int()].sum(1, dtype=torch.int32)
         out = torch.empty(len(query), device=self._device)
         shape = (ctypes.c_longlong(len(reference)), ctypes.c_int(width // 8))
-        # A block takes a query.
         self._run(
-            "hk_tanimoto_kernel", WARPS * len(query),
+            "hk_tanimoto_kernel", len(query),
             (pointer(query), pointer(reference), pointer(sizes), *shape, pointer(out),
              ctypes.c_longlong(len(query))),
+            Shape(32 * WARPS, WARPS, 0, _RESIDENT),
         )  # fmt: skip
         return out
 
@@ -329,10 +379,7 @@ class Operators:
         _same(len(weight), pairs, "the length of weight")
         _require(0 <= correlation <= 2, f"correlation must be 0, 1 or 2, got {correlation}")
         _require(sigma > 0 and c > 0, f"sigma and c must be > 0, got {sigma} and {c}")
-        right = (begin[0] == 0) & (begin[-1] == pairs) & (begin[1:] >= begin[:-1]).all()
-        _assert_async(right, f"begin must go from 0 to the number of pairs {pairs} without falling")
-        named = ((source >= 0) & (source < n)).all()
-        _assert_async(named, f"source must name nodes 0 to {n - 1}")
+        self._check_graph(begin, source, n)
         with full_products():
             product = x[:, 1:] @ matrix.T
         _require(product.dtype is torch.float32, "torch.autocast must be off around this operator")
@@ -343,15 +390,28 @@ class Operators:
     def _run_conv(self, args: ConvArgs, gradient: ConvGrad | None = None) -> None:
         backward = gradient is not None
         floats = conv_floats(args.d, args.o, args.k, backward)
-        warps = warps_that_fit(floats, self._shared_limit)
-        _require(
-            warps > 0,
-            f"a convolution of d = {args.d}, o = {args.o}, K = {args.k} needs {4 * floats} bytes of shared "
-            f"memory, a block has {self._shared_limit}",
-        )
-        name = "hk_conv_backward_kernel" if backward else "hk_conv_kernel"
-        arguments = (args,) if gradient is None else (args, gradient)
-        self._run(name, args.n, arguments, warps=warps, shared=4 * floats * warps)
+        shape = conv_shape(floats, self._shared_limit)
+        if shape is None:
+            raise RuntimeError(
+                f"a convolution of d = {args.d}, o = {args.o}, K = {args.k} needs {4 * floats} bytes of "
+                f"shared memory, a block has {self._shared_limit}"
+            )
+        name = f"hk_conv{'_backward' if backward else ''}{'_wide' if shape.lanes == 32 else ''}_kernel"
+        self._run(name, args.n, (args,) if gradient is None else (args, gradient), shape)
+
+    def _check_graph(self, begin: Tensor, source: Tensor, n: int) -> None:
+        """On a GPU the assertions go down the stream: what comes after does not run if one fails."""
+        pairs = len(source)
+        bad = torch.zeros(2, dtype=torch.int32, device=self._device)
+        sizes = ctypes.c_longlong(n), ctypes.c_longlong(pairs)
+        self._run(
+            "hk_graph_kernel", max(n, pairs, 1),
+            (pointer(begin), sizes[0], pointer(source), sizes[1], pointer(bad)), _SINGLE,
+        )  # fmt: skip
+        good = bad == 0
+        message = f"begin must go from 0 to the number of pairs {pairs} without falling"
+        torch.ops.aten._assert_async.msg(good[0], message)
+        torch.ops.aten._assert_async.msg(good[1], f"source must name nodes 0 to {n - 1}")
 
     def conv(self, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         """HKConv over pairs sorted by centre; arguments as in ``csrc/hk_args.h``."""
@@ -385,11 +445,6 @@ class Operators:
 
 
 OPERATORS = ("row", "row_backward", "adam_", "tanimoto_max", "conv", "conv_backward")
-
-
-def _assert_async(condition: Tensor, message: str) -> None:
-    """On a GPU the assertion goes down the stream: what was launched after it does not run if it fails."""
-    torch.ops.aten._assert_async.msg(condition, message)
 
 
 def _require(condition: bool, message: str) -> None:

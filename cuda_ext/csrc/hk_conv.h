@@ -78,7 +78,10 @@ struct Conv {
   int d, o, k, row;
   // of the centre
   const float *p, *up;
-  wide qp, tp, root;
+  wide qp, tp, over_tp;
+  // of the curvature
+  wide root, ic;
+  float radius;
   // of the pair
   wide kappa, tx, px;
   float z0, m0, total, reach, r, square_mean, plus;
@@ -87,15 +90,15 @@ struct Conv {
   HK_FN Conv(const G& group, const hk_conv_args& args, float* scratch, bool backward)
       : g(group), a(args), s(scratch, args.d, O ? O : args.o, args.k, backward) {
     d = a.d, o = O ? O : a.o, k = a.k, row = k * (o + 1);
-    root = sqrt_(wide(a.c));
+    root = sqrt_(wide(a.c)), ic = wide(1.0f) / wide(a.c), radius = 1.0f / sqrt_(a.c);
     const Scratch& t = s;
     const hk_conv_args& b = a;
     int width = d;
     g.rows(
         k, d, wide(0.0f),
-        [&](int j, int i) {
-          wide v = wide(b.kernels[(hk_int)j * (width + 1) + 1 + i]);
-          return v * v;
+        [&](int j, int i, wide& to) {
+          float v = b.kernels[(hk_int)j * (width + 1) + 1 + i];
+          gather_(to, v, v);
         },
         [&](int j, wide q) { t.kernel_b[j] = sqrt_(wide(1.0f) + wide(b.c) * q) - wide(1.0f); });
   }
@@ -104,8 +107,9 @@ struct Conv {
     p = a.x + n * (d + 1) + 1;
     up = a.product + n * row;
     const float* x = p;
-    qp = g.sum(d, [&](int i) { return wide(x[i]) * wide(x[i]); }, wide(0.0f));
-    tp = sqrt_(qp + wide(1.0f) / wide(a.c));
+    g.sum1(d, [&](int i, wide& to) { gather_(to, x[i], x[i]); }, qp);
+    tp = sqrt_(qp + ic);
+    over_tp = wide(1.0f) / (wide(1.0f) + root * tp);
   }
 
   // The neighbour's relative feature, its K transformed points' directions and the weights of the kernels.
@@ -117,28 +121,30 @@ struct Conv {
     g.sum3(
         d,
         [&](int i, wide& along, wide& square, wide& difference) {
-          wide xi = wide(x[i]), pi = wide(centre_[i]), w = xi - pi;
-          along += pi * w;
-          square += xi * xi;
-          difference += w * (xi + pi);
+          float xi = x[i], pi = centre_[i];
+          wide w = minus_(xi, pi);
+          gather_(along, pi, w);
+          gather_(square, xi, xi);
+          gather_(difference, w, plus_(xi, pi));
         },
         px, qx, both);
-    tx = sqrt_(qx + wide(1.0f) / wide(a.c));
+    tx = sqrt_(qx + ic);
     wide dt = both / (tx + tp);  // x_0 - p_0 from the difference, which does not cancel
-    kappa = root * (dt - root * px / (wide(1.0f) + root * tp));
-    wide kap = kappa;
-    wide qz = g.sum(
+    kappa = root * (dt - root * px * over_tp);
+    wide minus = -kappa;
+    wide qz;
+    g.sum1(
         d,
-        [&](int i) {
-          wide pi = wide(centre_[i]);
-          wide v = (wide(x[i]) - pi) - kap * pi;
+        [&](int i, wide& to) {
+          wide v = minus_(x[i], centre_[i]);
+          gather_(v, centre_[i], minus);
           t.zw[i] = v;
           t.z[i] = (float)v;
-          return v * v;
+          gather_(to, v, v);
         },
-        wide(0.0f));
+        qz);
     g.sync();
-    wide time = sqrt_(qz + wide(1.0f) / wide(a.c));
+    wide time = sqrt_(qz + ic);
     z0 = (float)time;
     float size = sqrt_((float)qx) + abs_(1.0f + (float)kappa) * sqrt_((float)qp);
     fast = size * size <= FAST_RATIO * FAST_RATIO * (float)qz;
@@ -159,11 +165,10 @@ struct Conv {
     const Scratch t = s;
     const float* kernels = a.kernels;
     int width = d + 1;
-    wide aw = wide(a.c) * qz / (wide(1.0f) + sqrt_(wide(1.0f) + wide(a.c) * qz));
-    wide cw = wide(a.c);
+    wide cw = wide(a.c), cq = cw * qz, aw = cq / (wide(1.0f) + sqrt_(wide(1.0f) + cq));
     plus = (float)aw;
     g.rows(
-        k, d, wide(0.0f), [&](int j, int i) { return t.zw[i] * wide(kernels[j * width + 1 + i]); },
+        k, d, wide(0.0f), [&](int j, int i, wide& to) { gather_(to, kernels[j * width + 1 + i], t.zw[i]); },
         [&](int j, wide dot) {
           wide b = t.kernel_b[j];
           t.dist[j] = (float)(wide(0.5f) * (aw + b + aw * b - cw * dot));  // sinh^2(sqrt(c) D/2)
@@ -178,11 +183,11 @@ struct Conv {
     if (fast) {
       g.rows(
           k, o, 0.0f,
-          [&](int j, int i) {
+          [&](int j, int i, float& to) {
             int e = j * outs + i;
             float v = ((ux[e] - u[e]) - kap * u[e]) + (time * first[e] + bias[e]);
             t.y[e] = v;
-            return v * v;
+            to += v * v;
           },
           [&](int j, float q) { t.q[j] = q; });
       int space = k * o;
@@ -195,13 +200,13 @@ struct Conv {
     const float* matrix = a.matrix;
     int width = d;
     g.rows(
-        row, d, 0.0f, [&](int e, int i) { return matrix[(hk_int)e * width + i] * t.z[i]; },
+        row, d, 0.0f, [&](int e, int i, float& to) { to += matrix[(hk_int)e * width + i] * t.z[i]; },
         [&](int e, float v) { t.y[e] = v + time * first[e] + bias[e]; });
     g.rows(
         k, o, 0.0f,
-        [&](int j, int i) {
+        [&](int j, int i, float& to) {
           float v = t.y[j * outs + i];
-          return v * v;
+          to += v * v;
         },
         [&](int j, float q) { t.q[j] = q; });
   }
@@ -209,7 +214,7 @@ struct Conv {
   HK_FN void weights() {
     const Scratch t = s;
     const float* scale = a.scale;
-    float rc = 1.0f / sqrt_(a.c), margin = a.margin * rc, eps = a.eps, ic = 1.0f / a.c, sigma = a.sigma;
+    float margin = a.margin * radius, rc = radius, over_c = (float)ic, eps = a.eps, sigma = a.sigma;
     int space = k * o, kind = k == 1 && a.correlation == 0 ? 3 : a.correlation;
     reach = 1.0f;
     g.each(k, [&](int j) {
@@ -222,7 +227,7 @@ struct Conv {
       t.gate[j] = gate;
       t.excess[j] = excess;
       t.f[j] = sqrt_(f2);
-      t.t[j] = sqrt_(f2 * t.q[j] + ic);
+      t.t[j] = sqrt_(f2 * t.q[j] + over_c);
       float near = 1.0f - t.dist[j] / sigma;
       float lin = near <= 0.0f ? 0.0f : near;
       t.w[j] = kind == 0 ? t.dist[j] : (kind == 1 ? lin : 1.0f);
@@ -288,7 +293,7 @@ struct Conv {
       if (weight == 0.0f) continue;
       pair_forward(a.source[e]);
       weight *= reach;
-      float scale = weight * r, time = weight * sqrt_(square_mean * r * r + 1.0f / a.c);
+      float scale = weight * r, time = weight * sqrt_(square_mean * r * r + (float)ic);
       int outs = o;
       g.each(o, [&](int i) { t.acc[i] += scale * t.mean[i]; });
       g.each(1, [&](int) { t.acc[outs] += time; });
@@ -306,14 +311,14 @@ struct Conv {
     float* out = a.out + n * (o + 1);
     float* sums = a.sums + n * (o + 1);
     float* totals = a.total;
-    float c = a.c;
+    float over_c = (float)ic;
     int outs = o;
     g.each(o, [&](int i) {
       out[1 + i] = t.acc[i] * scale * rr;
       sums[1 + i] = t.acc[i];
     });
     g.each(1, [&](int) {
-      out[0] = sqrt_(q * rr * rr + 1.0f / c);
+      out[0] = sqrt_(q * rr * rr + over_c);
       sums[0] = t.acc[outs];
       totals[n] = all;
     });

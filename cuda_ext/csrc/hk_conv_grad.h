@@ -23,7 +23,7 @@ HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
       q, along);
   float time = sums[0] * scale;
   float rr = normalizer(time, q, all > 0.0f ? 1.0f : 0.0f);
-  float tt = sqrt_(q * rr * rr + 1.0f / a.c);
+  float tt = sqrt_(q * rr * rr + (float)ic);
   float g_square = -0.5f * rr * rr * rr * (along + out[0] * q * rr / tt);
   float twice = out[0] * rr * rr / tt - 2.0f * a.c * g_square;
   float c = a.c;
@@ -49,10 +49,10 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
   pair_forward(neighbour);
   const Scratch t = s;
   const int outs = o, space = k * o, kernels = k;
-  const float c = a.c, rc = 1.0f / sqrt_(a.c), eps = a.eps, sigma = a.sigma;
+  const float c = a.c, rc = radius, eps = a.eps, sigma = a.sigma;
   // The pair's point: [time, r mean], weight times gacc is its gradient.
   float weight = a.weight[e] * reach;
-  float time = sqrt_(square_mean * r * r + 1.0f / c);
+  float time = sqrt_(square_mean * r * r + (float)ic);
   float along = g.sum(o, [&](int i) { return t.mean[i] * t.gacc[i]; }, 0.0f);
   float g_weight = r * along + time * t.gacc[outs];
   if (b.weight != nullptr) {
@@ -70,7 +70,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
   g.each(o, [&](int i) { t.gm[i] = rn * weight * t.gacc[i] + twice * t.mean[i]; });
 
   g.rows(
-      k, o, 0.0f, [&](int j, int i) { return t.y[j * outs + i] * t.gm[i]; },
+      k, o, 0.0f, [&](int j, int i, float& to) { to += t.y[j * outs + i] * t.gm[i]; },
       [&](int j, float v) { t.along[j] = v; });
   int kind = k == 1 && a.correlation == 0 ? 3 : a.correlation;
   const float* scales = a.scale;
@@ -167,17 +167,19 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
   const float *ker = a.kernels, *matrix = a.matrix;
   int width = d + 1, rows_ = row;
   bool direct = !fast;
-  wide g_a = wide(g_z0) / sqrt_(wide(a.c));  // z_0 = (1 + a)/sqrt(c)
-  for (int j = 0; j < k; ++j) g_a += wide(t.gd[j]) * (wide(1.0f) + t.kernel_b[j]);
+  wide g_a;
+  g.sum1(k, [&](int j, wide& to) { gather_(to, t.gd[j], wide(1.0f) + t.kernel_b[j]); }, g_a);
+  g_a = g_a + wide(g_z0) / root;  // z_0 = (1 + a)/sqrt(c)
   wide by_z = g_a * wide(c) / (wide(1.0f) + wide(aw));  // da/dz = c z/(1 + a)
   const float* centre_ = p;
   g.each(d, [&](int i) {
-    wide sum = by_z * t.zw[i];
     float more = 0.0f, kern = 0.0f;
     for (int j = 0; j < kernels; ++j) kern += t.gd[j] * ker[j * width + 1 + i];
     if (direct)
       for (int x = 0; x < rows_; ++x) more += matrix[(hk_int)x * (width - 1) + i] * t.y[x];
-    t.gz[i] = sum + wide(more - c * kern);
+    wide sum = wide(more - c * kern);
+    gather_(sum, by_z, t.zw[i]);
+    t.gz[i] = sum;
   });
   if (direct) {
     float* g_matrix = b.matrix;
@@ -196,19 +198,26 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
       });
     }
   }
-  wide gzp = g.sum(d, [&](int i) { return t.gz[i] * wide(centre_[i]); }, wide(0.0f));
+  wide gzp;
+  g.sum1(d, [&](int i, wide& to) { gather_(to, centre_[i], t.gz[i]); }, gzp);
   wide gk = wide(g_kappa) - gzp;
-  wide den = wide(1.0f) + root * tp;
-  wide g_dt = root * gk;
-  wide g_px = -(wide(c) * gk / den);
-  wide g_tp = gk * wide(c) * root * px / (den * den) - g_dt;
-  wide over_x = g_dt / tx, over_p = g_tp / tp, kw = kappa;
+  wide g_dt = root * gk, along_p = wide(c) * gk * over_tp;
+  wide g_px = -along_p;
+  wide g_tp = along_p * root * px * over_tp - g_dt;
+  wide over_x = g_dt / tx, over_p = g_tp / tp, more = wide(-1.0f) - kappa;
   const float* x = a.x + neighbour * (d + 1) + 1;
   float *gx = b.x + neighbour * (d + 1) + 1, *gp = b.x + n * (d + 1) + 1;
   g.each(d, [&](int i) {
-    wide xi = wide(x[i]), pi = wide(centre_[i]), gz = t.gz[i];
-    group.add(gx + i, (float)(gz + over_x * xi + g_px * pi));
-    group.add(gp + i, (float)(over_p * pi - gz - kw * gz + g_px * ((xi - pi) - pi)));
+    float xi = x[i], pi = centre_[i];
+    wide gz = t.gz[i], by_x = gz, by_p = wide(0.0f);
+    gather_(by_x, xi, over_x);
+    gather_(by_x, pi, g_px);
+    gather_(by_p, pi, over_p);
+    gather_(by_p, gz, more);
+    gather_(by_p, minus_(xi, pi), g_px);
+    gather_(by_p, -pi, g_px);
+    group.add(gx + i, (float)by_x);
+    group.add(gp + i, (float)by_p);
   });
 }
 

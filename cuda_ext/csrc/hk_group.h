@@ -1,8 +1,8 @@
 // A group of lanes works on one row or node. Algorithms are written as phases over it:
 //   each(n, f)        f(i) for i < n, in any order; a barrier follows
 //   sum(n, f)         the sum of f(i), known to every lane
-//   sum2(n, f, a, b)  two sums in one pass, f(i, a, b) adds to its arguments; sum3 the same for three
-//   rows(n, m, 0, f, g)  for each r < n: g(r, sum over i < m of f(r, i)); a barrier follows
+//   sum1(n, f, a), sum2(n, f, a, b), sum3  one, two, three sums in one pass, to which f(i, a, b) adds
+//   rows(n, m, 0, f, h)  for each r < n: h(r, s), s the sum over i < m to which f(r, i, s) adds; a barrier follows
 //   add(p, v)         *p += v, while other groups do the same
 // h(r, ...) of `rows` is called by one lane, for several rows at a time: it may hold no phase.
 // What stands outside of phases is uniform: all lanes compute the same.
@@ -72,10 +72,26 @@ struct Serial {
     second = b;
     third = c;
   }
+  template <class T, class F>
+  HK_FN void sum1(int n, F f, T& out) const {
+    T s = T(0.0f);
+    if constexpr (same_type<T, pair>::value) {
+      for (int i = 0; i < n; ++i) f(i, s);
+    } else {
+#if defined(HK_SIMD)
+#pragma omp simd reduction(+ : s)
+#endif
+      for (int i = 0; i < n; ++i) f(i, s);
+    }
+    out = s;
+  }
   template <class T, class F, class H>
-  HK_FN void rows(int n, int m, T zero, F f, H h) const {
-    for (int r = 0; r < n; ++r)
-      h(r, sum(m, [&](int i) { return f(r, i); }, zero));
+  HK_FN void rows(int n, int m, T, F f, H h) const {
+    for (int r = 0; r < n; ++r) {
+      T s;
+      sum1(m, [&](int i, T& to) { f(r, i, to); }, s);
+      h(r, s);
+    }
   }
   HK_FN void add(float* p, float v) const { *p += v; }
   HK_FN void sync() const {}
@@ -88,32 +104,38 @@ struct Serial {
 };
 
 #if defined(__CUDACC__) || defined(HK_EMULATE)
-// A warp: lane l takes l, l + 32, ...; sums by butterflies, so that every lane gets the same bits.
-struct Warp {
+// L lanes of a warp (8 or 32): lane l takes l, l + L, ...; sums by butterflies, so that every lane gets the same
+// bits. With 8, four rows or pairs go through a warp at once, and what is the same for all lanes of a group is
+// computed for four of them.
+template <int L>
+struct Lanes {
   static constexpr bool shared_memory = true;
   int lane;
-  __device__ Warp() : lane(threadIdx.x & 31) {}
-  __device__ void sync() const { __syncwarp(0xffffffffu); }
+  unsigned mask;
+  __device__ Lanes() : lane(threadIdx.x & (L - 1)) {
+    mask = L == 32 ? 0xffffffffu : ((1u << (L & 31)) - 1u) << (threadIdx.x & 31 & ~(L - 1));
+  }
+  __device__ void sync() const { __syncwarp(mask); }
   template <class F>
   __device__ void each(int n, F f) const {
-    for (int i = lane; i < n; i += 32) f(i);
+    for (int i = lane; i < n; i += L) f(i);
     sync();
   }
-  __device__ float exchange(float v, int bit) const { return __shfl_xor_sync(0xffffffffu, v, bit); }
+  __device__ float exchange(float v, int bit) const { return __shfl_xor_sync(mask, v, bit); }
   __device__ pair exchange(pair v, int bit) const { return pair(exchange(v.hi, bit), exchange(v.lo, bit)); }
   // The same order on both sides: a + b and b + a differ in the last bit for pairs.
   __device__ float meet(float v, int bit) const { return v + exchange(v, bit); }
   __device__ pair meet(pair v, int bit) const {
     pair other = exchange(v, bit);
     bool upper = lane & bit;
-    return (upper ? other : v) + (upper ? v : other);
+    return join_(upper ? other : v, upper ? v : other);
   }
   // Of two sums a lane goes on with one, by this bit of its number: half the additions of two butterflies.
   template <class T>
   __device__ T part(T a, T b, int bit) const {
     bool upper = lane & bit;
     T send = upper ? a : b, keep = upper ? b : a;
-    return keep + exchange(send, bit);
+    return join_(keep, exchange(send, bit));
   }
   template <class T>
   __device__ void both(T v, int bit, T& a, T& b) const {
@@ -124,33 +146,39 @@ struct Warp {
   }
   template <class T, class F>
   __device__ T sum(int n, F f, T) const {
-    T s = T(0.0f);
-    for (int i = lane; i < n; i += 32) s = s + f(i);
-    HK_UNROLL
-    for (int bit = 16; bit > 0; bit >>= 1) s = meet(s, bit);
+    T s;
+    sum1(n, [&](int i, T& to) { to = join_(to, f(i)); }, s);
     return s;
+  }
+  template <class T, class F>
+  __device__ void sum1(int n, F f, T& out) const {
+    T s = T(0.0f);
+    for (int i = lane; i < n; i += L) f(i, s);
+    HK_UNROLL
+    for (int bit = L / 2; bit > 0; bit >>= 1) s = meet(s, bit);
+    out = s;
   }
   template <class T, class F>
   __device__ void sum2(int n, F f, T& first, T& second) const {
     T a = T(0.0f), b = T(0.0f);
-    for (int i = lane; i < n; i += 32) f(i, a, b);
-    T v = part(a, b, 16);
+    for (int i = lane; i < n; i += L) f(i, a, b);
+    T v = part(a, b, L / 2);
     HK_UNROLL
-    for (int bit = 8; bit > 0; bit >>= 1) v = meet(v, bit);
-    both(v, 16, first, second);
+    for (int bit = L / 4; bit > 0; bit >>= 1) v = meet(v, bit);
+    both(v, L / 2, first, second);
   }
   template <class T, class F>
   __device__ void sum3(int n, F f, T& first, T& second, T& third) const {
     T a = T(0.0f), b = T(0.0f), c = T(0.0f);
-    for (int i = lane; i < n; i += 32) f(i, a, b, c);
-    T v = part(part(a, b, 16), meet(c, 16), 8);
+    for (int i = lane; i < n; i += L) f(i, a, b, c);
+    T v = part(part(a, b, L / 2), meet(c, L / 2), L / 4);
     HK_UNROLL
-    for (int bit = 4; bit > 0; bit >>= 1) v = meet(v, bit);
+    for (int bit = L / 8; bit > 0; bit >>= 1) v = meet(v, bit);
     T ab;
-    both(v, 8, ab, third);
-    both(ab, 16, first, second);
+    both(v, L / 4, ab, third);
+    both(ab, L / 2, first, second);
   }
-  // Eight rows at a time: lanes share out the rows while they add, seven additions and two more.
+  // Eight rows at a time: lanes share out the rows while they add, seven additions and those of L / 8 lanes.
   template <class T, class F, class H>
   __device__ void rows(int n, int m, T zero, F f, H h) const {
     for (int r = 0; r < n; r += 8) {
@@ -159,17 +187,18 @@ struct Warp {
       for (int j = 0; j < 8; ++j) {
         v[j] = zero;
         if (r + j < n)
-          for (int i = lane; i < m; i += 32) v[j] = v[j] + f(r + j, i);
+          for (int i = lane; i < m; i += L) f(r + j, i, v[j]);
       }
       HK_UNROLL
-      for (int j = 0; j < 4; ++j) v[j] = part(v[j], v[j + 4], 16);
+      for (int j = 0; j < 4; ++j) v[j] = part(v[j], v[j + 4], L / 2);
       HK_UNROLL
-      for (int j = 0; j < 2; ++j) v[j] = part(v[j], v[j + 2], 8);
-      T s = part(v[0], v[1], 4);
-      s = meet(s, 2);
-      s = meet(s, 1);
-      int mine = r + (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
-      if ((lane & 3) == 0 && mine < n) h(mine, s);
+      for (int j = 0; j < 2; ++j) v[j] = part(v[j], v[j + 2], L / 4);
+      T s = part(v[0], v[1], L / 8);
+      HK_UNROLL
+      for (int bit = L / 16; bit > 0; bit >>= 1) s = meet(s, bit);
+      // The bits of the lane's number, from the top, are those of its row.
+      int mine = r + (lane & (L / 2) ? 4 : 0) + (lane & (L / 4) ? 2 : 0) + (lane & (L / 8) ? 1 : 0);
+      if ((lane & (L / 8 - 1)) == 0 && mine < n) h(mine, s);
     }
     sync();
   }

@@ -63,17 +63,16 @@ struct Haversine {
     g.sum2(
         d,
         [&](int i, wide& a, wide& b) {
-          wide xi = wide(x[i]), yi = wide(y[i]), w = yi - xi;
-          a += w * w;
-          b += w * (xi + yi);
+          wide w = minus_(y[i], x[i]);
+          gather_(a, w, w);
+          gather_(b, w, plus_(x[i], y[i]));
         },
         w2, wp);
     g.sum2(
         d,
         [&](int i, wide& a, wide& b) {
-          wide xi = wide(x[i]), w = wide(y[i]) - xi;
-          a += xi * xi;
-          b += w * xi;
+          gather_(a, x[i], x[i]);
+          gather_(b, x[i], minus_(y[i], x[i]));
         },
         qx, near_dot);
     wide ic = wide(1.0f) / wide(c), qy = qx + wp;
@@ -102,7 +101,8 @@ struct Haversine {
 // 1 - c |x|^2 of a row. Here c needs more digits than a float has: near the edge its rounding would be seen.
 template <class G>
 HK_FN float gap_(const G& g, const float* x, int d, float c, float low) {
-  wide q = g.sum(d, [&](int i) { return wide(x[i]) * wide(x[i]); }, wide(0.0f));
+  wide q;
+  g.sum1(d, [&](int i, wide& to) { gather_(to, x[i], x[i]); }, q);
   return (float)(wide(1.0f) - (wide(c) + wide(low)) * q);
 }
 

@@ -13,8 +13,11 @@ struct Kernel {
   const void* function;
 };
 const Kernel kernels[] = {
+    {"hk_graph_kernel", (const void*)hk_graph_kernel},
     {"hk_conv_kernel", (const void*)hk_conv_kernel},
+    {"hk_conv_wide_kernel", (const void*)hk_conv_wide_kernel},
     {"hk_conv_backward_kernel", (const void*)hk_conv_backward_kernel},
+    {"hk_conv_backward_wide_kernel", (const void*)hk_conv_backward_wide_kernel},
     {"hk_row_kernel", (const void*)hk_row_kernel},
     {"hk_row_backward_kernel", (const void*)hk_row_backward_kernel},
     {"hk_adam_kernel", (const void*)hk_adam_kernel},

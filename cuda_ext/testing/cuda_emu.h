@@ -21,6 +21,7 @@
 #define HK_PAIR  // the GPU's arithmetic: two floats where the CPU has float64
 #define __global__
 #define __device__
+#define HK_DEVICE inline
 #define __launch_bounds__(...)
 #define HK_DYNAMIC_SHARED(name) float* name = emu::machine().dynamic.data()
 #define HK_STATIC_SHARED(name, n) float* name = emu::machine().fixed.data()
@@ -37,6 +38,7 @@ struct Fiber {
   ucontext_t context;
   std::vector<char> stack;
   Wait wait = NONE;
+  unsigned mask = 0;  // the lanes that the barrier is for
   float deposit[2];
   int parity = 0;
 };
@@ -56,10 +58,11 @@ inline Machine& machine() {
   return m;
 }
 
-inline void pause(Wait wait) {
+inline void pause(Wait wait, unsigned mask = 0) {
   Machine& m = machine();
   Fiber& f = m.fibers[m.current];
   f.wait = wait;
+  f.mask = mask;
   swapcontext(&f.context, &m.main);
 }
 
@@ -70,33 +73,41 @@ inline void entry() {
   swapcontext(&m.fibers[m.current].context, &m.main);
 }
 
-inline float shuffle(float v, int mask) {
+inline float shuffle(unsigned lanes, float v, int bits) {
   Machine& m = machine();
   Fiber& f = m.fibers[m.current];
   int me = m.current, parity = f.parity ^= 1;  // two slots: a fast lane may be one shuffle ahead
   f.deposit[parity] = v;
-  pause(SHUFFLE);
-  return machine().fibers[(me & ~31) | ((me & 31) ^ (mask & 31))].deposit[parity];
+  pause(SHUFFLE, lanes);
+  return machine().fibers[(me & ~31) | ((me & 31) ^ (bits & 31))].deposit[parity];
 }
 
-// Lets go what may: a warp whose lanes are all at the same warp barrier, a block whose threads all wait for it.
+// Lets go what may: lanes that are all at the barrier that names them, a block whose threads all wait for it.
 inline bool release(Machine& m) {
   int n = (int)m.fibers.size(), blocked = 0, done = 0;
   bool any = false;
-  for (int w = 0; w < n; w += 32) {
-    int count[5] = {0, 0, 0, 0, 0};
-    for (int i = w; i < w + 32; ++i) ++count[m.fibers[i].wait];
-    blocked += count[BLOCK];
-    done += count[DONE];
-    for (Wait wait : {WARP, SHUFFLE}) {
-      if (count[wait] == 0 || count[NONE] > 0) continue;
-      if (count[wait] != 32) {
-        m.error = "divergent barrier in warp " + std::to_string(w / 32);
-        return false;
-      }
-      for (int i = w; i < w + 32; ++i) m.fibers[i].wait = NONE;
-      any = true;
+  for (int i = 0; i < n; ++i) {
+    Fiber& f = m.fibers[i];
+    blocked += f.wait == BLOCK;
+    done += f.wait == DONE;
+    if (f.wait != WARP && f.wait != SHUFFLE) continue;
+    int warp = i & ~31;
+    bool running = false, same = (f.mask >> (i & 31) & 1) != 0;
+    for (int l = 0; l < 32; ++l) {
+      if (!(f.mask >> l & 1)) continue;
+      const Fiber& other = m.fibers[warp + l];
+      running |= other.wait == NONE;
+      same &= other.wait == f.wait && other.mask == f.mask;
     }
+    if (running) continue;
+    if (!same) {
+      m.error = "divergent barrier in warp " + std::to_string(i / 32);
+      return false;
+    }
+    unsigned mask = f.mask;
+    for (int l = 0; l < 32; ++l)
+      if (mask >> l & 1) m.fibers[warp + l].wait = NONE;
+    any = true;
   }
   if (!any && blocked > 0 && blocked + done == n) {
     if (done > 0) {
@@ -181,9 +192,9 @@ inline std::string launch(int grid, int threads, int64_t shared_floats, unsigned
 #define blockIdx (emu::machine().block)
 #define gridDim (emu::machine().grid)
 #define blockDim (emu::machine().dims)
-inline void __syncwarp(unsigned) { emu::pause(emu::WARP); }
+inline void __syncwarp(unsigned mask) { emu::pause(emu::WARP, mask); }
 inline void __syncthreads() { emu::pause(emu::BLOCK); }
-inline float __shfl_xor_sync(unsigned, float v, int mask) { return emu::shuffle(v, mask); }
+inline float __shfl_xor_sync(unsigned mask, float v, int bits) { return emu::shuffle(mask, v, bits); }
 inline float atomicAdd(float* p, float v) {
   float old = *p;
   *p += v;

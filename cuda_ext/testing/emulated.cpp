@@ -45,9 +45,18 @@ HK_EXPORT int emu_launch(const char* name, int grid, int threads, int shared, vo
       hk_tanimoto_kernel(at<const hk_word*>(p, 0), at<const hk_word*>(p, 1), at<const int*>(p, 2), at<hk_int>(p, 3),
                          at<int>(p, 4), at<float*>(p, 5), at<hk_int>(p, 6));
     };
+  } else if (kernel == "hk_graph_kernel") {
+    body = [=] {
+      hk_graph_kernel(at<const hk_int*>(p, 0), at<hk_int>(p, 1), at<const hk_int*>(p, 2), at<hk_int>(p, 3),
+                      at<int*>(p, 4));
+    };
 #if !defined(EMU_WITHOUT_CONV)
   } else if (kernel == "hk_conv_kernel") {
     body = [=] { hk_conv_kernel(at<hk_conv_args>(p, 0)); };
+  } else if (kernel == "hk_conv_wide_kernel") {
+    body = [=] { hk_conv_wide_kernel(at<hk_conv_args>(p, 0)); };
+  } else if (kernel == "hk_conv_backward_wide_kernel") {
+    body = [=] { hk_conv_backward_wide_kernel(at<hk_conv_args>(p, 0), at<hk_conv_grad>(p, 1)); };
   } else if (kernel == "hk_conv_backward_kernel") {
     body = [=] { hk_conv_backward_kernel(at<hk_conv_args>(p, 0), at<hk_conv_grad>(p, 1)); };
 #endif

@@ -8,7 +8,7 @@
 extern "C" int emu_launch(const char*, int, int, int, void**, unsigned);
 
 namespace {
-const int SHARED_LIMIT = 96 * 1024;
+const int SHARED_LIMIT = 160 * 1024;
 std::vector<std::string> names;
 void* current = nullptr;
 int allowed = 48 * 1024;

@@ -1,6 +1,7 @@
 """The GPU kernels against eager PyTorch, ``torch.compile`` and Triton, in one run on one card.
 
-Times are medians of CUDA events over forms that take turns. "copy" is the rate of a device-to-device copy of
+Times are medians of CUDA events over forms that take turns, a whole call of the layer each, as a user makes it;
+"operator" is the compiled operator alone, ten calls in a row. "copy" is the rate of a device-to-device copy of
 1 GiB in the same run, bytes read and written; a row operation's bound moves each input and output once at it.
 
     python tests/benchmarks/gpu_speed.py [--rounds 20] [--rows 1000000] [--width 64] [--no-compile] [-o FILE]
@@ -165,6 +166,21 @@ def triton_conv() -> Callable | None:
     return call
 
 
+def operator_alone(layer: HKConv, x: Tensor, neighbors: Tensor) -> Callable[[], None]:
+    """Ten calls of the operator with what the layer gives it."""
+    seen: list[tuple] = []
+    original = torch.ops.hyperkit_ext.conv
+    torch.ops.hyperkit_ext.conv = lambda *a: seen.append(a) or original(*a)
+    layer(x, neighbors=neighbors)
+    torch.ops.hyperkit_ext.conv = original
+
+    def run() -> None:
+        for _ in range(10):
+            original(*seen[0])
+
+    return run
+
+
 def conv_times(sizes: tuple[int, int, int, int], rounds: int, compile_: bool) -> dict[str, object]:
     """Forward and forward + backward of all forms at one size."""
     n, m, k, d = sizes
@@ -191,9 +207,12 @@ def conv_times(sizes: tuple[int, int, int, int], rounds: int, compile_: bool) ->
             print(f"  Triton differs from eager by {off:.1e} of the largest value")
             forward["Triton"] = lambda: written(layer, x, neighbors)
         one = milliseconds(forward, rounds)
+        operator = operator_alone(layer, x, neighbors)
+        alone = milliseconds({"operator": operator}, rounds)["operator"] / 10
     both = milliseconds({name: (lambda f=f: step(f, x)) for name, f in forms.items()}, rounds)
     memory = {name: round(kept(f, x), 1) for name, f in forms.items()}
     print(f"N M K d = {sizes}: fused differs from eager by {error:.1e}", flush=True)
+    one["operator"] = alone
     print("  forward ms  ", {name: round(t, 3) for name, t in one.items()})
     print("  both ms     ", {name: round(t, 3) for name, t in both.items()})
     print("  kept MiB    ", memory, flush=True)

@@ -29,7 +29,7 @@ needs_library = pytest.mark.skipif(
     not _fused.active(), reason="kernels not built or switched off: python -m hyperkit._ext build"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = ("cpu", pytest.param("cuda", marks=needs_gpu))
+DEVICES = ("cpu", pytest.param("cuda", marks=[needs_gpu, pytest.mark.gpu]))
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ not found")
 
 

@@ -51,11 +51,11 @@ def test_rows_agree(kind):
 
 @pytest.mark.parametrize("correlation", ["distance", "linear", "gaussian"])
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("limit", [160 * 1024, 16 * 1024])  # four warps in a block; one
+@pytest.mark.parametrize("limit", [1 << 20, 40 * 1024, 12 * 1024])  # eight lanes a node; a warp; one a block
 def test_conv_agrees(seed, limit, correlation):
     sizes = {"k": 4, "d": 7, "o": 6} if seed % 2 else {"k": 11, "d": 35, "o": 33}
     tensors, graph, rule = conv_case(correlation, n=9, m=3, **sizes)
-    ops = emulated(seed, shared_limit=limit * (1 if seed % 2 else 4))
+    ops = emulated(seed, shared_limit=limit)
     got = ops.conv(*tensors[:6], *graph, tensors[6], *rule)
     doubles = [t.double().requires_grad_() for t in tensors]
     want = reference.conv(*doubles[:6], *graph, doubles[6], *rule)
@@ -75,10 +75,12 @@ def test_shared_memory_is_computed_as_the_kernel_lays_it_out():
     for d, o, k in ((1, 1, 1), (7, 6, 4), (32, 32, 8), (257, 64, 16)):
         for backward in (False, True):
             assert gpu.conv_floats(d, o, k, backward) == lib.emu_conv_floats(d, o, k, int(backward))
-    assert gpu.warps_that_fit(100, 4 * 400) == 4
-    assert gpu.warps_that_fit(100, 4 * 399) == 2
-    assert gpu.warps_that_fit(100, 4 * 100) == 1
-    assert gpu.warps_that_fit(100, 4 * 99) == 0
+    # 100 floats are 400 bytes a node, 1,600 for four nodes a warp.
+    assert gpu.conv_shape(100, 16 * 6400) == (8, 4, 6400, 16)
+    assert gpu.conv_shape(100, 8 * 1600) == (8, 4, 6400, 2)
+    assert gpu.conv_shape(100, 8 * 1600 - 1) == (32, 2, 800, 15)
+    assert gpu.conv_shape(100, 1599) == (32, 1, 400, 3)
+    assert gpu.conv_shape(100, 399) is None
     tensors, graph, rule = conv_case(n=5, m=2)
     small = emulated(shared_limit=256)
     assert not small.fits(7, 6, 4)
@@ -124,7 +126,7 @@ def test_errors_come_before_a_kernel():
     def never(*_, **__):
         raise AssertionError("a kernel was started")
 
-    ops = operators(never)
+    ops, graphs = operators(never), emulated()
     x, y = rows(0)
     tensors, (begin, source), rule = conv_case()
     given = [*tensors[:6], begin, source, tensors[6], *rule]
@@ -137,8 +139,10 @@ def test_errors_come_before_a_kernel():
         (lambda: ops.row(0, x.T.contiguous().T, y, 1.0), "contiguous"),
         (lambda: ops.row(0, x.to("meta"), y, 1.0), "must be on cpu"),
         (lambda: ops.row(0, x, y, -1.0), "c must be > 0"),
-        (lambda: ops.conv(*swap(7, source + 100)), "source must name nodes"),
-        (lambda: ops.conv(*swap(6, begin + 1)), "begin must go from 0"),
+        (lambda: graphs.conv(*swap(7, source + 100)), "source must name nodes"),
+        (lambda: graphs.conv(*swap(7, source - 1)), "source must name nodes"),
+        (lambda: graphs.conv(*swap(6, begin + 1)), "begin must go from 0"),
+        (lambda: graphs.conv(*swap(6, begin.flip(0))), "begin must go from 0"),
         (lambda: ops.conv(*swap(1, tensors[1][:, 1:].contiguous())), "columns of matrix"),
         (lambda: ops.conv(*swap(8, tensors[6][1:].contiguous())), "length of weight"),
     ):
@@ -147,15 +151,15 @@ def test_errors_come_before_a_kernel():
 
 
 MUTANTS = {
-    "no __syncwarp after some lanes have written": (
+    "no __syncwarp at the end of a phase": (
         "hk_group.h",
-        "h(mine, s);\n    }\n    sync();",
-        "h(mine, s);\n    }",
+        "for (int i = lane; i < n; i += L) f(i);\n    sync();",
+        "for (int i = lane; i < n; i += L) f(i);",
     ),
     "a shuffle's offset": (
         "hk_group.h",
-        "for (int bit = 8; bit > 0; bit >>= 1) v = meet(v, bit);",
-        "for (int bit = 4; bit > 0; bit >>= 1) v = meet(v, bit);",
+        "for (int bit = L / 4; bit > 0; bit >>= 1) v = meet(v, bit);",
+        "for (int bit = L / 8; bit > 0; bit >>= 1) v = meet(v, bit);",
     ),
     "no __syncthreads": (
         "kernels.cuh",
@@ -181,7 +185,8 @@ def differs(lib: ctypes.CDLL, seed: int, with_conv: bool) -> bool:
         if not relative(row(ops, 2, tensors), reference.row(2, *tensors, c=1.3)) < 1e-5:
             return True
         if with_conv:
-            conv, graph, rule = conv_case(n=5, m=2)
+            # Gaussian weights read what all lanes have just written.
+            conv, graph, rule = conv_case("gaussian", n=5, m=2)
             given = (*conv[:6], *graph, conv[6], *rule)
             if not relative(ops.conv(*given)[0], reference.conv(*given)[0]) < 1e-3:
                 return True
@@ -196,7 +201,7 @@ def test_a_broken_copy_is_noticed(name):
     folder = Path(tempfile.mkdtemp(prefix="hyperkit-mutant-")) / "csrc"
     shutil.copytree(ROOT / "csrc", folder)
     # Rows share nothing between lanes, HKConv does.
-    conv = name == "no __syncwarp after some lanes have written"
+    conv = name == "no __syncwarp at the end of a phase"
     text = (folder / file).read_text()
     assert text.count(old) == 1, name
     (folder / file).write_text(text.replace(old, new))
@@ -220,18 +225,23 @@ def cubins(tmp_path_factory):
 def test_launcher_end_to_end_on_a_fake_driver(cubins):
     launcher = nvrtc.Launcher(driver=str(emulator()), folder=cubins)
     assert len(list(cubins.glob("*-sm90.cubin"))) == 1
-    ops = operators(launcher.launch, shared_limit=96 * 1024)
+    ops = operators(launcher.launch)
     x, y = rows(2, n=6, d=9)
     assert relative(ops.row(2, x, y, 1.3), reference.row(2, x, y, c=1.3)) < 1e-5
-    tensors, graph, rule = conv_case(n=3, m=2, k=20, d=64, o=64)
+    # The fake driver has 160 KiB for a block, and gives more than 48 only to who asks.
+    tensors, graph, rule = conv_case(n=3, m=2, k=5, d=32, o=32)
     given = (*tensors[:6], *graph, tensors[6], *rule)
     assert relative(ops.conv(*given)[0], reference.conv(*given)[0]) < 1e-4
-    # The fake driver has 96 KiB for a block, and gives more than 48 only to who asks.
-    g = torch.ones(3, 65)
-    assert 48 * 1024 < 2 * 4 * gpu.conv_floats(64, 64, 20, True) < 96 * 1024
+    shape = gpu.conv_shape(gpu.conv_floats(32, 32, 5, True), 160 * 1024)
+    assert shape is not None
+    assert shape.shared > 48 * 1024
+    g = torch.ones(3, 33)
     assert conv_gradients(ops, tensors, graph, rule, g)[0].isfinite().all()
+    tensors, graph, rule = conv_case(n=3, m=2, k=20, d=64, o=64)
     with pytest.raises(nvrtc.NvrtcError, match="cuFuncSetAttribute"):
-        conv_gradients(operators(launcher.launch, shared_limit=1 << 20), tensors, graph, rule, g)
+        conv_gradients(
+            operators(launcher.launch, shared_limit=1 << 20), tensors, graph, rule, torch.ones(3, 65)
+        )
     with pytest.raises(nvrtc.NvrtcError, match="cuModuleGetFunction"):
         launcher.launch("no_such_kernel", (), grid=1, warps=1, shared=0, stream=0)
 

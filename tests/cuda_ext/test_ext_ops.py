@@ -287,6 +287,7 @@ def test_python_defines_what_the_library_does():
 
 
 @needs_gpu
+@pytest.mark.gpu
 def test_gpu_rows_are_taken_at_any_size_and_conv_not_where_it_must_be_deterministic(monkeypatch):
     x, y = rows(0, n=3, device="cuda")
     seen = []
@@ -305,6 +306,7 @@ def test_gpu_rows_are_taken_at_any_size_and_conv_not_where_it_must_be_determinis
 
 
 @needs_gpu
+@pytest.mark.gpu
 def test_gpu_products_are_full_float32_whatever_the_user_has_set():
     tensors, graph, rule = conv_case(n=200, d=32, o=32, device="cuda")
     doubles = [t.double() for t in tensors]
@@ -320,6 +322,7 @@ def test_gpu_products_are_full_float32_whatever_the_user_has_set():
 
 
 @needs_gpu
+@pytest.mark.gpu
 def test_gpu_tanimoto_is_exact():
     g = torch.Generator().manual_seed(0)
     q, r = (torch.randint(0, 256, (n, 128), generator=g, dtype=torch.uint8) for n in (40, 700))
@@ -328,6 +331,7 @@ def test_gpu_tanimoto_is_exact():
 
 
 @needs_gpu
+@pytest.mark.gpu
 def test_gpu_layer_compiles_whole_and_takes_a_side_stream():
     torch.manual_seed(0)
     layer = HKConv(8, 8, 3).cuda()
@@ -388,6 +392,7 @@ print(float(out.square().sum()), float(x.grad.square().sum()))
 
 
 @needs_gpu
+@pytest.mark.gpu
 def test_gpu_backends_agree():
     said, sums = {}, {}
     for backend in ("ext", "nvrtc", "eager"):
