@@ -56,7 +56,8 @@ class ConvGrad(ctypes.Structure):
     """``hk_conv_grad``."""
 
     _fields_ = [
-        (name, ctypes.c_void_p) for name in "grad x product matrix first bias scale kernels weight".split()
+        (name, ctypes.c_void_p)
+        for name in "grad x product centre matrix first bias scale kernels weight".split()
     ]
 
 
@@ -100,12 +101,18 @@ class Prebuilt:
             raise LaunchError(f"CUDA error {code} at the launch of {name}")
 
 
-def conv_floats(d: int, o: int, k: int, backward: bool) -> int:
-    """Floats of shared memory that a node needs in a convolution: ``conv_floats`` of ``hk_conv.h``."""
+def conv_floats(d: int, o: int, k: int, passes: int) -> int:
+    """Floats of shared memory that a node needs in a convolution: ``conv_floats`` of ``hk_conv.h``.
+
+    `passes` is 0 forward, 1 backward, 2 backward with gradients of the kernel points.
+    """
     row = k * (o + 1)
-    base = 2 * ((2 if backward else 1) * d + 4 * k + 2) + d + row + 7 * k + 2 * (o + 1)
-    more = row + 6 * k + 2 * (o + 1) + 2 * row + k + k * (d + 1) if backward else 0
-    return (base + more + 15) // 16 * 16
+    floats = 2 * (d + k) + d + row + 7 * k + 2 * (o + 1)
+    if passes > 0:
+        floats += row + 6 * k + 2 * (o + 1) + row + k
+    if passes > 1:
+        floats += k * (d + 1)
+    return (floats + 15) // 16 * 16
 
 
 class Shape(NamedTuple):
@@ -245,7 +252,7 @@ class Operators:
 
     def fits(self, d: int, o: int, k: int) -> bool:
         """Whether a convolution of these sizes and its backward pass have the shared memory they need."""
-        return conv_shape(conv_floats(d, o, k, True), self._shared_limit) is not None
+        return conv_shape(conv_floats(d, o, k, 2), self._shared_limit) is not None
 
     # ---- rows --------------------------------------------------------------------------------------------
 
@@ -389,7 +396,8 @@ class Operators:
 
     def _run_conv(self, args: ConvArgs, gradient: ConvGrad | None = None) -> None:
         backward = gradient is not None
-        floats = conv_floats(args.d, args.o, args.k, backward)
+        passes = 0 if gradient is None else (1 if gradient.kernels is None else 2)
+        floats = conv_floats(args.d, args.o, args.k, passes)
         shape = conv_shape(floats, self._shared_limit)
         if shape is None:
             raise RuntimeError(
@@ -433,11 +441,14 @@ class Operators:
         for t, what in ((sums, "sums"), (grad, "grad")):
             _require(t.shape == (args.n, args.o + 1), f"{what} has the wrong shape: {tuple(t.shape)}")
         args.total, args.sums = pointer(total), pointer(sums)
-        gx, gp, gm, gf, gb, gs = (torch.zeros_like(t) for t in (x, product, matrix, first, bias, scale))
+        like = (x, product, product, matrix, first, bias, scale)
+        gx, gp, centre, gm, gf, gb, gs = (torch.zeros_like(t) for t in like)
         gk = kernels.new_zeros(args.k if by_kernels else 0, args.d + 1)
         gw = weight.new_zeros(len(weight) if by_weight else 0)
-        into = (grad, gx, gp, gm, gf, gb, gs, gk if by_kernels else None, gw if by_weight else None)
+        into = (grad, gx, gp, centre, gm, gf, gb, gs, gk if by_kernels else None, gw if by_weight else None)
         self._run_conv(args, ConvGrad(*(pointer(t) for t in into)))
+        gb += gp.sum(0)
+        gp += centre
         with full_products():  # product = x_s matrix^T
             gx[:, 1:].add_(gp @ matrix)
             gm.add_(gp.T @ x[:, 1:])

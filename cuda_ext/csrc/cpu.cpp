@@ -12,18 +12,18 @@ namespace {
 template <int O>
 HK_FLAT void conv(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
   Serial g;
-  Conv<Serial, O> f(g, a, scratch, false);
+  Conv<Serial, O> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.forward(n);
 }
 
 template <int O>
 HK_FLAT void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
   Serial g;
-  Conv<Serial, O> f(g, a, scratch, true);
+  Conv<Serial, O> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.backward(n, b);
 }
 
-hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward != 0); }
+hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward); }
 
 void conv_any(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
   switch (a.o) {

@@ -28,10 +28,11 @@ struct hk_conv_grad {
   const float* grad;  // (n, o + 1)
   // Added to, and zero at the start; on the CPU each thread has its own.
   float* x;        // (n, d + 1)
-  float* product;  // (n, row)
+  float* product;  // (n, row), as neighbours
+  float* centre;   // (n, row), as centres: `product` again on the CPU
   float* matrix;   // (row, d)
   float* first;    // (row)
-  float* bias;     // (row)
+  float* bias;     // (row); on a GPU the column sums of `product` are still to be added
   float* scale;    // (K)
   float* kernels;  // (K, d + 1), or null
   float* weight;   // (R), or null

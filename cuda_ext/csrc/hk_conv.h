@@ -15,33 +15,27 @@ namespace HK_NS {
 
 constexpr float FAST_RATIO = 32.0f;  // costs at most log2(32) = 5 of 24 bits
 
-// Floats of scratch a group needs; the CPU and the launcher ask here.
-HK_FN hk_int conv_floats(int d, int o, int k, bool backward) {
+// Floats of scratch a group needs: passes are 0 forward, 1 backward, 2 backward with gradients of kernel points.
+HK_FN hk_int conv_floats(int d, int o, int k, int pass) {
   hk_int row = (hk_int)k * (o + 1);
-  hk_int wides = (backward ? 2 : 1) * (hk_int)d + 4 * k + 2;  // of at most 8 bytes each
-  hk_int base = 2 * wides + d + row + 7 * k + 2 * (o + 1);
-  // Twice `row`, k and k (d + 1) are sums over all nodes of a warp; on the CPU they are not touched.
-  hk_int more = backward ? row + 6 * k + 2 * (o + 1) + 2 * row + k + (hk_int)k * (d + 1) : 0;
+  hk_int base = 2 * ((hk_int)d + k) + d + row + 7 * k + 2 * (o + 1);  // the first are of at most 8 bytes each
+  // `first`, `scale` and `kernels` are sums over all nodes of a group; on the CPU they are not touched.
+  hk_int more = pass > 0 ? row + 6 * k + 2 * (o + 1) + row + k : 0;
+  if (pass > 1) more += (hk_int)k * (d + 1);
   return (base + more + 15) / 16 * 16;
 }
 
 struct Scratch {
-  wide *zw, *kernel_b, *kernel_a, *dots, *gz;
+  wide *zw, *kernel_b;
   float *z, *y, *q, *dist, *w, *gate, *excess, *f, *t, *mean, *acc;
   float *node, *gw, *gq, *gu, *gd, *along, *gm, *gacc;
-  float *first, *bias, *scale, *kernels;
+  float *first, *scale, *kernels;
 
-  HK_FN Scratch(float* memory, int d, int o, int k, bool backward) {
+  HK_FN Scratch(float* memory, int d, int o, int k) {
     int row = k * (o + 1);
     wide* wp = (wide*)memory;
-    zw = wp;
-    wp += d;
-    gz = wp;
-    wp += backward ? d : 0;
-    kernel_b = wp;
-    kernel_a = wp + k;
-    dots = wp + 2 * k;
-    wp += 4 * k + 2;
+    zw = wp, wp += d;
+    kernel_b = wp, wp += k;
     float* p = (float*)wp;
     z = p, p += d;
     y = p, p += row;
@@ -63,7 +57,6 @@ struct Scratch {
     gm = p, p += o + 1;
     gacc = p, p += o + 1;
     first = p, p += row;
-    bias = p, p += row;
     scale = p, p += k;
     kernels = p;
   }
@@ -87,8 +80,8 @@ struct Conv {
   float z0, m0, total, reach, r, square_mean, plus;
   bool fast;
 
-  HK_FN Conv(const G& group, const hk_conv_args& args, float* scratch, bool backward)
-      : g(group), a(args), s(scratch, args.d, O ? O : args.o, args.k, backward) {
+  HK_FN Conv(const G& group, const hk_conv_args& args, float* scratch)
+      : g(group), a(args), s(scratch, args.d, O ? O : args.o, args.k) {
     d = a.d, o = O ? O : a.o, k = a.k, row = k * (o + 1);
     root = sqrt_(wide(a.c)), ic = wide(1.0f) / wide(a.c), radius = 1.0f / sqrt_(a.c);
     const Scratch& t = s;
@@ -324,15 +317,15 @@ struct Conv {
     });
   }
 
-  // What all nodes add to. Many warps at once would wait for each other, so that a warp keeps its own sums until
+  // What all nodes add to. Many groups at once would wait for each other, so that a group keeps its own sums until
   // it ends; on the CPU a thread has its own arrays anyway.
   HK_FN hk_conv_grad begin_backward(const hk_conv_grad& b) const {
     hk_conv_grad mine = b;
     if constexpr (G::shared_memory) {
       const Scratch t = s;
-      int all = 2 * row + k + k * (d + 1);
+      int all = row + k + (b.kernels == nullptr ? 0 : k * (d + 1));
       g.each(all, [&](int i) { t.first[i] = 0.0f; });
-      mine.first = t.first, mine.bias = t.bias, mine.scale = t.scale;
+      mine.first = t.first, mine.scale = t.scale;
       mine.kernels = b.kernels == nullptr ? nullptr : t.kernels;
     }
     return mine;
@@ -341,10 +334,7 @@ struct Conv {
     if constexpr (G::shared_memory) {
       const Scratch t = s;
       const G& group = g;
-      g.each(row, [&](int i) {
-        group.add(b.first + i, t.first[i]);
-        group.add(b.bias + i, t.bias[i]);
-      });
+      g.each(row, [&](int i) { group.add(b.first + i, t.first[i]); });
       g.each(k, [&](int i) { group.add(b.scale + i, t.scale[i]); });
       if (b.kernels != nullptr) g.each(k * (d + 1), [&](int i) { group.add(b.kernels + i, t.kernels[i]); });
     }

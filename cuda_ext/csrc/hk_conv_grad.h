@@ -37,9 +37,9 @@ HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
     if (a.weight[e] == 0.0f && b.weight == nullptr) continue;
     pair_backward(e, n, b);
   }
-  const G& group = g;
-  float* product = b.product + n * row;
-  g.each(row, [&](int e) { group.add(product + e, t.node[e]); });
+  // As a centre; `product` is what nodes get as neighbours.
+  float* centre_product = b.centre + n * row;
+  g.each(row, [&](int e) { centre_product[e] += t.node[e]; });
 }
 
 template <class G, int O>
@@ -109,40 +109,46 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
   const float *u = up, *first = a.first;
   float *g_first = b.first, *g_bias = b.bias;
   if (fast) {
+    // On a GPU the bias's gradient, the sum of what neighbours get, is left to the caller: `product` over all nodes.
     float* product = b.product + neighbour * row;
-    for (int j = 0; j < k; ++j) {
-      float gqj = t.gq[j], guj = t.gu[j];
-      float by_kappa, by_time;
+    auto element = [&](int x, float gy, float& sk, float& st) {
+      group.add(product + x, gy);
+      t.node[x] += (-1.0f - kap) * gy;
+      g_first[x] += gy * z_time;
+      if constexpr (!G::shared_memory) g_bias[x] += gy;
+      sk -= gy * u[x];
+      st += gy * first[x];
+    };
+    float by_kappa, by_time;
+    if constexpr (G::shared_memory) {
       g.sum2(
           o,
           [&](int i, float& sk, float& st) {
-            int x = j * outs + i;
-            float gy = gqj * t.y[x] + guj * t.gm[i];
-            group.add(product + x, gy);
-            t.node[x] += (-1.0f - kap) * gy;
-            g_bias[x] += gy;
-            g_first[x] += gy * z_time;
-            sk -= gy * u[x];
-            st += gy * first[x];
+            float by_mean = t.gm[i];
+            for (int j = 0; j < kernels; ++j) {
+              int x = j * outs + i;
+              element(x, t.gq[j] * t.y[x] + t.gu[j] * by_mean, sk, st);
+            }
           },
           by_kappa, by_time);
       g_kappa += by_kappa;
       g_z0 += by_time;
+    } else {
+      for (int j = 0; j < k; ++j) {
+        float gqj = t.gq[j], guj = t.gu[j];
+        g.sum2(
+            o,
+            [&](int i, float& sk, float& st) {
+              int x = j * outs + i;
+              element(x, gqj * t.y[x] + guj * t.gm[i], sk, st);
+            },
+            by_kappa, by_time);
+        g_kappa += by_kappa;
+        g_z0 += by_time;
+      }
     }
-    float by_kappa, by_time;
     g.sum2(
-        k,
-        [&](int j, float& sk, float& st) {
-          int x = space + j;
-          float gy = t.excess[j];
-          group.add(product + x, gy);
-          t.node[x] += (-1.0f - kap) * gy;
-          g_bias[x] += gy;
-          g_first[x] += gy * z_time;
-          sk -= gy * u[x];
-          st += gy * first[x];
-        },
-        by_kappa, by_time);
+        k, [&](int j, float& sk, float& st) { element(space + j, t.excess[j], sk, st); }, by_kappa, by_time);
     g_kappa += by_kappa;
     g_z0 += by_time;
     g.sync();
@@ -156,7 +162,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
         row,
         [&](int x) {
           float gy = t.y[x];
-          g_bias[x] += gy;
+          group.add(g_bias + x, gy);
           g_first[x] += gy * z_time;
           return gy * first[x];
         },
@@ -179,7 +185,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
       for (int x = 0; x < rows_; ++x) more += matrix[(hk_int)x * (width - 1) + i] * t.y[x];
     wide sum = wide(more - c * kern);
     gather_(sum, by_z, t.zw[i]);
-    t.gz[i] = sum;
+    t.zw[i] = sum;  // from here on its gradient
   });
   if (direct) {
     float* g_matrix = b.matrix;
@@ -199,7 +205,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
     }
   }
   wide gzp;
-  g.sum1(d, [&](int i, wide& to) { gather_(to, centre_[i], t.gz[i]); }, gzp);
+  g.sum1(d, [&](int i, wide& to) { gather_(to, centre_[i], t.zw[i]); }, gzp);
   wide gk = wide(g_kappa) - gzp;
   wide g_dt = root * gk, along_p = wide(c) * gk * over_tp;
   wide g_px = -along_p;
@@ -209,7 +215,7 @@ HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) 
   float *gx = b.x + neighbour * (d + 1) + 1, *gp = b.x + n * (d + 1) + 1;
   g.each(d, [&](int i) {
     float xi = x[i], pi = centre_[i];
-    wide gz = t.gz[i], by_x = gz, by_p = wide(0.0f);
+    wide gz = t.zw[i], by_x = gz, by_p = wide(0.0f);
     gather_(by_x, xi, over_x);
     gather_(by_x, pi, g_px);
     gather_(by_p, pi, over_p);

@@ -4,12 +4,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -19,6 +20,21 @@ using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
 
 namespace {
+
+// Messages are put together without a stream: it would need the process's locales, which another library's copy of
+// libstdc++ can have made unusable (met: a crash in place of the message, torch 2.11, g++ 13).
+inline std::string text(const char* s) { return s; }
+template <class Number>
+std::string text(Number v) {
+  return std::to_string(v);
+}
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::string message;
+  ((message += text(parts)), ...);
+  throw std::runtime_error(message);
+}
 
 const hk_table* choose() {
   const char* wanted = std::getenv("HYPERKIT_ISA");
@@ -38,14 +54,14 @@ const hk_table& table() {
 }
 
 void check(const Tensor& t, const char* name, ScalarType type, int64_t dims) {
-  STD_TORCH_CHECK(t.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(t.scalar_type() == type, name, " has the wrong dtype");
-  STD_TORCH_CHECK(dims < 0 || t.dim() == dims, name, " must have ", dims, " dimensions, got ", t.dim());
-  STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
+  require(t.is_cpu(), name, " must be on the CPU");
+  require(t.scalar_type() == type, name, " has the wrong dtype");
+  require(dims < 0 || t.dim() == dims, name, " must have ", dims, " dimensions, got ", t.dim());
+  require(t.is_contiguous(), name, " must be contiguous");
 }
 
 void same(int64_t got, int64_t wanted, const char* what) {
-  STD_TORCH_CHECK(got == wanted, what, " must be ", wanted, ", got ", got);
+  require(got == wanted, what, " must be ", wanted, ", got ", got);
 }
 
 template <class T>
@@ -61,7 +77,7 @@ T* out(const Tensor& t) {
 struct Buffer {
   explicit Buffer(int64_t floats, bool zero = false)
       : memory(static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64 + 64))) {
-    STD_TORCH_CHECK(memory != nullptr, "out of memory for ", floats, " floats of scratch");
+    require(memory != nullptr, "out of memory for ", floats, " floats of scratch");
     if (zero) std::memset(memory, 0, floats * 4);
   }
   Buffer(const Buffer&) = delete;
@@ -80,9 +96,9 @@ Tensor tanimoto_max(Tensor query, Tensor reference) {
   check(query, "query", ScalarType::Byte, 2);
   check(reference, "reference", ScalarType::Byte, 2);
   same(reference.size(1), query.size(1), "the number of bytes of reference");
-  STD_TORCH_CHECK(query.size(1) > 0 && query.size(1) % 8 == 0, "rows must hold whole 64-bit words, got ",
+  require(query.size(1) > 0 && query.size(1) % 8 == 0, "rows must hold whole 64-bit words, got ",
                   query.size(1), " bytes");
-  STD_TORCH_CHECK(reference.size(0) > 0, "reference must not be empty");
+  require(reference.size(0) > 0, "reference must not be empty");
   int words = static_cast<int>(query.size(1) / 8);
   Tensor result = torch::stable::new_empty(query, {query.size(0)}, ScalarType::Float);
   const hk_word *q = in<hk_word>(query), *r = in<hk_word>(reference);
@@ -106,13 +122,13 @@ Tensor tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor size
   check(starts, "starts", ScalarType::Long, 1);
   check(sizes, "sizes", ScalarType::Long, 1);
   same(columns.size(0), query.size(1) * 8, "the number of columns");
-  STD_TORCH_CHECK(columns.size(0) <= 1023 + 1, "at most 1024 bits are supported, got ", columns.size(0));
+  require(columns.size(0) <= 1023 + 1, "at most 1024 bits are supported, got ", columns.size(0));
   same(sizes.size(0), starts.size(0), "the number of sizes");
   const hk_int *s = in<hk_int>(starts), *z = in<hk_int>(sizes);
   hk_int groups = starts.size(0), words = columns.size(1);
-  STD_TORCH_CHECK(groups > 0 && s[0] == 0, "starts must begin with 0");
+  require(groups > 0 && s[0] == 0, "starts must begin with 0");
   for (hk_int j = 1; j < groups; ++j)
-    STD_TORCH_CHECK(s[j] > s[j - 1] && s[j] < words && z[j] > z[j - 1], "starts and sizes must grow");
+    require(s[j] > s[j - 1] && s[j] < words && z[j] > z[j - 1], "starts and sizes must grow");
   Tensor result = torch::stable::new_empty(query, {query.size(0)}, ScalarType::Float);
   const unsigned char* q = in<unsigned char>(query);
   const hk_word* c = in<hk_word>(columns);
@@ -120,7 +136,7 @@ Tensor tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor size
   for (int64_t i = 0, all; i < query.size(0); ++i) {
     all = 0;
     for (int b = 0; b < bytes; ++b) all += __builtin_popcount(q[i * bytes + b]);
-    STD_TORCH_CHECK(all < 1024, "a query with all 1024 bits set is not supported");
+    require(all < 1024, "a query with all 1024 bits set is not supported");
   }
   float* to = out<float>(result);
   torch::stable::parallel_for(0, query.size(0), 1, [&](int64_t begin, int64_t end) {
@@ -137,17 +153,17 @@ bool scalar(int64_t kind) { return kind == 0 || kind == 1 || kind == 5; }
 bool two(int64_t kind) { return kind <= 2 || kind == 5 || kind >= 8; }
 
 void check_rows(int64_t kind, const Tensor& x, const std::optional<Tensor>& y, double c) {
-  STD_TORCH_CHECK(kind >= 0 && kind < KINDS, "kind must be 0 to ", KINDS - 1, ", got ", kind);
+  require(kind >= 0 && kind < KINDS, "kind must be 0 to ", KINDS - 1, ", got ", kind);
   check(x, "x", ScalarType::Float, 2);
-  STD_TORCH_CHECK(x.size(1) >= 1 + lorentz(kind), "x has too few columns: ", x.size(1));
-  STD_TORCH_CHECK(x.size(1) < (int64_t(1) << 30), "x has too many columns: ", x.size(1));
-  STD_TORCH_CHECK(y.has_value() == two(kind), "kind ", kind, two(kind) ? " needs y" : " takes no y");
+  require(x.size(1) >= 1 + lorentz(kind), "x has too few columns: ", x.size(1));
+  require(x.size(1) < (int64_t(1) << 30), "x has too many columns: ", x.size(1));
+  require(y.has_value() == two(kind), "kind ", kind, two(kind) ? " needs y" : " takes no y");
   if (y.has_value()) {
     check(*y, "y", ScalarType::Float, 2);
     same(y->size(0), x.size(0), "the number of rows of y");
     same(y->size(1), x.size(1), "the number of columns of y");
   }
-  STD_TORCH_CHECK(c > 0, "c must be > 0, got ", c);
+  require(c > 0, "c must be > 0, got ", c);
 }
 
 int64_t grain(int64_t width) { return width > 32768 ? 1 : 32768 / width; }
@@ -172,7 +188,7 @@ std::tuple<Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Te
   check(grad, "grad", ScalarType::Float, 2);
   same(grad.size(0), x.size(0), "the number of rows of grad");
   same(grad.size(1), scalar(kind) ? 1 : x.size(1), "the number of columns of grad");
-  STD_TORCH_CHECK(first || two(kind), "the gradient of x is the only one there is");
+  require(first || two(kind), "the gradient of x is the only one there is");
   second = second && two(kind);
   Tensor gx = first ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
   Tensor gy = second ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
@@ -195,7 +211,7 @@ void adam(Tensor x, Tensor grad, Tensor m, Tensor v, std::optional<Tensor> large
   check(grad, "grad", ScalarType::Float, 2);
   check(m, "m", ScalarType::Float, 2);
   check(v, "v", ScalarType::Float, 2);
-  STD_TORCH_CHECK(x.size(1) >= 2, "x must have shape (n, d + 1), got ", x.size(1), " columns");
+  require(x.size(1) >= 2, "x must have shape (n, d + 1), got ", x.size(1), " columns");
   for (const Tensor* t : {&grad, &m}) {
     same(t->size(0), x.size(0), "the number of rows of grad and m");
     same(t->size(1), x.size(1), "the number of columns of grad and m");
@@ -206,7 +222,7 @@ void adam(Tensor x, Tensor grad, Tensor m, Tensor v, std::optional<Tensor> large
     check(*largest, "largest", ScalarType::Float, 2);
     same(largest->numel(), x.size(0), "the number of rows of largest");
   }
-  STD_TORCH_CHECK(c > 0, "c must be > 0, got ", c);
+  require(c > 0, "c must be > 0, got ", c);
   hk_adam_args a{static_cast<float>(rate),
                  static_cast<float>(beta1),
                  static_cast<float>(beta2),
@@ -245,8 +261,8 @@ Conv conv_check(const Tensor& x, const Tensor& matrix, const Tensor& first, cons
   check(source, "source", ScalarType::Long, 1);
   check(weight, "weight", ScalarType::Float, 1);
   int64_t n = x.size(0), d = x.size(1) - 1, k = kernels.size(0), row = matrix.size(0);
-  STD_TORCH_CHECK(d >= 1, "x must have shape (n, d + 1), got ", x.size(1), " columns");
-  STD_TORCH_CHECK(k >= 1 && row % k == 0 && row / k >= 2, "matrix must have K (o + 1) rows for K = ", k,
+  require(d >= 1, "x must have shape (n, d + 1), got ", x.size(1), " columns");
+  require(k >= 1 && row % k == 0 && row / k >= 2, "matrix must have K (o + 1) rows for K = ", k,
                   " kernels, got ", row);
   same(matrix.size(1), d, "the number of columns of matrix");
   same(kernels.size(1), d + 1, "the number of columns of kernels");
@@ -256,13 +272,13 @@ Conv conv_check(const Tensor& x, const Tensor& matrix, const Tensor& first, cons
   same(begin.size(0), n + 1, "the length of begin");
   int64_t pairs = source.size(0);
   same(weight.size(0), pairs, "the length of weight");
-  STD_TORCH_CHECK(correlation >= 0 && correlation <= 2, "correlation must be 0, 1 or 2, got ", correlation);
-  STD_TORCH_CHECK(sigma > 0 && c > 0, "sigma and c must be > 0, got ", sigma, " and ", c);
+  require(correlation >= 0 && correlation <= 2, "correlation must be 0, 1 or 2, got ", correlation);
+  require(sigma > 0 && c > 0, "sigma and c must be > 0, got ", sigma, " and ", c);
   const hk_int *b = in<hk_int>(begin), *s = in<hk_int>(source);
-  STD_TORCH_CHECK(b[0] == 0 && b[n] == pairs, "begin must go from 0 to the number of pairs ", pairs);
-  for (int64_t i = 0; i < n; ++i) STD_TORCH_CHECK(b[i] <= b[i + 1], "begin must not fall, at node ", i);
+  require(b[0] == 0 && b[n] == pairs, "begin must go from 0 to the number of pairs ", pairs);
+  for (int64_t i = 0; i < n; ++i) require(b[i] <= b[i + 1], "begin must not fall, at node ", i);
   for (int64_t e = 0; e < pairs; ++e)
-    STD_TORCH_CHECK(s[e] >= 0 && s[e] < n, "source must name nodes 0 to ", n - 1, ", got ", s[e]);
+    require(s[e] >= 0 && s[e] < n, "source must name nodes 0 to ", n - 1, ", got ", s[e]);
   Conv r;
   Tensor view = x;
   Tensor space = torch::stable::narrow(view, 1, 1, d);
@@ -349,7 +365,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_backward
         at[j] = i == 0 ? parts[j].whole : next;
         if (i != 0) next += (parts[j].size + 15) / 16 * 16;
       }
-      hk_conv_grad g{in<float>(grad), at[0], at[1], at[2], at[3], at[4], at[5],
+      hk_conv_grad g{in<float>(grad), at[0], at[1], at[1], at[2], at[3], at[4], at[5],
                      by_kernels ? at[6] : nullptr, by_weight ? out<float>(gw) : nullptr};
       Buffer scratch(floats);
       table().conv_backward(r.a, g, n * i / workers, n * (i + 1) / workers, scratch.memory);

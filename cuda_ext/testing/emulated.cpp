@@ -16,9 +16,7 @@ T at(void** p, int i) {
 }  // namespace
 
 HK_EXPORT const char* emu_message() { return message.c_str(); }
-HK_EXPORT hk_int emu_conv_floats(int d, int o, int k, int backward) {
-  return HK_NS::conv_floats(d, o, k, backward != 0);
-}
+HK_EXPORT hk_int emu_conv_floats(int d, int o, int k, int pass) { return HK_NS::conv_floats(d, o, k, pass); }
 
 // Returns 0, or 1 with a message.
 HK_EXPORT int emu_launch(const char* name, int grid, int threads, int shared, void** p, unsigned seed) {

@@ -15,7 +15,7 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -63,9 +63,24 @@ def extension() -> ModuleType:
     return importlib.import_module(name)
 
 
-@functools.cache
 def active(device: str = "cpu") -> bool:
     """Whether the compiled operators are there for this type of device; looked for once, at the first use."""
+    return _found(device)
+
+
+def _constant(f: Callable[..., bool]) -> Callable[..., bool]:
+    """What the compiler calls once and takes the answer of: ``torch.compiler.assume_constant_result``.
+
+    That function would import the compiler, which takes seconds. Without the mark it traces into the look-up
+    of the library, past ``functools.cache`` (met with torch 2.11).
+    """
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+@_constant
+@functools.cache
+def _found(device: str) -> bool:
     try:
         module = extension()
         return module.load_gpu().active if device == "cuda" else module.load().active
@@ -186,8 +201,13 @@ def conv_takes(c: Curvature, x: Tensor, weight: Tensor, *tensors: Tensor | None)
     if x.device.type == "cpu":
         return True
     k, o, d = weight.shape[0], weight.shape[1] - 1, weight.shape[2] - 1
-    operators = importlib.import_module("hyperkit._ext.ops").gpu_operators(x.device)
-    return not torch.are_deterministic_algorithms_enabled() and operators.fits(d, o, k)
+    return not torch.are_deterministic_algorithms_enabled() and _fits(x.device.index, d, o, k)
+
+
+@_constant
+def _fits(index: int, d: int, o: int, k: int) -> bool:
+    operators = importlib.import_module("hyperkit._ext.ops").gpu_operators(torch.device("cuda", index))
+    return operators.fits(d, o, k)
 
 
 def conv(

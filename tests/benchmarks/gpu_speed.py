@@ -1,8 +1,9 @@
 """The GPU kernels against eager PyTorch, ``torch.compile`` and Triton, in one run on one card.
 
-Times are medians of CUDA events over forms that take turns, a whole call of the layer each, as a user makes it;
-"operator" is the compiled operator alone, ten calls in a row. "copy" is the rate of a device-to-device copy of
-1 GiB in the same run, bytes read and written; a row operation's bound moves each input and output once at it.
+Times are medians of CUDA events over forms that take turns, a whole call of the layer each, as a user makes
+it; "operator" is the compiled operator alone, ten calls in a row. "copy" is the rate of a device-to-device
+copy of 1 GiB in the same run, bytes read and written; a row operation's bound moves each input and output
+once at it.
 
     python tests/benchmarks/gpu_speed.py [--rounds 20] [--rows 1000000] [--width 64] [--no-compile] [-o FILE]
 
@@ -197,6 +198,9 @@ def conv_times(sizes: tuple[int, int, int, int], rounds: int, compile_: bool) ->
             compiled = torch.compile(lambda x: layer(x, neighbors=neighbors), dynamic=False)
             step(compiled, x)
         forms["torch.compile"] = lambda x: eager(compiled, x)
+        around = torch.compile(lambda x: layer(x, neighbors=neighbors), dynamic=False)
+        step(around, x)
+        forms["fused in torch.compile"] = around
     written = triton_conv()
     with torch.no_grad():
         want = forms["eager"](x)

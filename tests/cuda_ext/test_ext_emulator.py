@@ -73,8 +73,8 @@ def test_shared_memory_is_computed_as_the_kernel_lays_it_out():
     lib = ctypes.CDLL(str(emulator()))
     lib.emu_conv_floats.restype = ctypes.c_longlong
     for d, o, k in ((1, 1, 1), (7, 6, 4), (32, 32, 8), (257, 64, 16)):
-        for backward in (False, True):
-            assert gpu.conv_floats(d, o, k, backward) == lib.emu_conv_floats(d, o, k, int(backward))
+        for passes in range(3):
+            assert gpu.conv_floats(d, o, k, passes) == lib.emu_conv_floats(d, o, k, passes)
     # 100 floats are 400 bytes a node, 1,600 for four nodes a warp.
     assert gpu.conv_shape(100, 16 * 6400) == (8, 4, 6400, 16)
     assert gpu.conv_shape(100, 8 * 1600) == (8, 4, 6400, 2)
@@ -229,10 +229,10 @@ def test_launcher_end_to_end_on_a_fake_driver(cubins):
     x, y = rows(2, n=6, d=9)
     assert relative(ops.row(2, x, y, 1.3), reference.row(2, x, y, c=1.3)) < 1e-5
     # The fake driver has 160 KiB for a block, and gives more than 48 only to who asks.
-    tensors, graph, rule = conv_case(n=3, m=2, k=5, d=32, o=32)
+    tensors, graph, rule = conv_case(n=3, m=2, k=7, d=32, o=32)
     given = (*tensors[:6], *graph, tensors[6], *rule)
     assert relative(ops.conv(*given)[0], reference.conv(*given)[0]) < 1e-4
-    shape = gpu.conv_shape(gpu.conv_floats(32, 32, 5, True), 160 * 1024)
+    shape = gpu.conv_shape(gpu.conv_floats(32, 32, 7, 2), 160 * 1024)
     assert shape is not None
     assert shape.shared > 48 * 1024
     g = torch.ones(3, 33)
