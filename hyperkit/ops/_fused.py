@@ -79,8 +79,12 @@ def _constant(f: Callable[..., bool]) -> Callable[..., bool]:
 
 
 @_constant
-@functools.cache
 def _found(device: str) -> bool:
+    return _look_up(device)
+
+
+@functools.cache
+def _look_up(device: str) -> bool:
     try:
         module = extension()
         return module.load_gpu().active if device == "cuda" else module.load().active
