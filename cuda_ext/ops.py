@@ -145,7 +145,9 @@ def _conv_backward_grad(ctx: Any, *upstream: Tensor | None) -> tuple:
     correlation, sigma, c = ctx.rule
 
     def f(*leaves: Tensor) -> Tensor:
-        return reference.conv(*leaves[:-1], begin, source, leaves[-1], correlation, sigma, c)[0]
+        x, matrix, first, bias, scale, kernels, by_pair = leaves
+        graph = begin, source, by_pair
+        return reference.conv(x, matrix, first, bias, scale, kernels, *graph, correlation, sigma, c)[0]
 
     needed = [True] * 5 + [by_kernels, by_weight]
     found, by_grad = differentiate_twice(f, [*parameters, weight], needed, grad, upstream)

@@ -32,7 +32,7 @@ class _Block(nn.Module):
         super().__init__()
         self.lorentz, self.c = cfg.attention == "lorentz", cfg.curvature
         if self.lorentz:
-            self.attention: nn.Module = LorentzAttention(
+            self.attention: LorentzAttention | EuclideanAttention = LorentzAttention(
                 cfg.width, cfg.heads, c=cfg.curvature, scale=2.0, double_backward=double_backward
             )
         else:
