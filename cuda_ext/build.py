@@ -158,7 +158,12 @@ def compile_cuda(target: Path, architectures: Sequence[int] = ARCHITECTURES) -> 
 
 
 def build(
-    destination: Path | None = None, *, cuda: bool = False, architectures: Sequence[int] = ARCHITECTURES
+    destination: Path | None = None,
+    *,
+    cuda: bool = False,
+    architectures: Sequence[int] = ARCHITECTURES,
+    extra: Sequence[str] = (),
+    isa: Sequence[str] = tuple(_ISA),
 ) -> Path:
     """Build the library and move it into place at once (a process that looks for it sees all or nothing).
 
@@ -170,6 +175,8 @@ def build(
         With the GPU kernels (nvcc).
     architectures : sequence of int
         Compute capabilities for them.
+    extra, isa
+        As for :func:`compile_objects`.
 
     Returns
     -------
@@ -195,14 +202,14 @@ def build(
         raise BuildError(f"none of {[str(c) for c in candidates]} can be written")
     with tempfile.TemporaryDirectory(prefix="hyperkit-build-") as scratch:
         target = Path(scratch)
-        objects = compile_objects(target)
+        objects = compile_objects(target, extra=extra, isa=isa)
         link = ["-shared", "-Wl,--no-as-needed", f"-L{_torch() / 'lib'}", "-ltorch", "-ltorch_cpu"]
         if cuda:
             objects.append(compile_cuda(target, architectures))
             home = Path(shutil.which("nvcc") or "").resolve().parent.parent
             link += [f"-L{home / 'lib64'}", "-lcudart_static", "-lpthread", "-ldl", "-lrt"]
         made = target / "library.so"
-        _run([compiler(), *map(str, objects), *link, "-o", str(made)])
+        _run([compiler(), *extra, *map(str, objects), *link, "-o", str(made)])
         final = folder / library_name()
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
         os.close(handle)
