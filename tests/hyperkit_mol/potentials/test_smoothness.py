@@ -89,7 +89,7 @@ def test_the_cap_bounds_the_list() -> None:
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3) * 1.5
     cloud = Structure(grid + 0.1 * random.normal(size=grid.shape), np.full(64, 6))
     batch = model.prepare([cloud])
-    edges = model.backbone._edges(batch)  # type: ignore[operator]
+    edges = model.backbone._edges(batch, cut=True)  # type: ignore[operator]
     assert batch.neighbors.shape[1] > 30
     # Ranks are soft: within 0.2 Å neighbours share one, so a few more than 4 may be left.
     assert edges.envelope.shape[1] <= 12
