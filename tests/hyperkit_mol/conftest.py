@@ -1,8 +1,10 @@
-"""Molecules for the tests: a small set that covers chemistry, and MOSES where it is installed."""
+"""For the tests: molecules, few that cover chemistry and MOSES where it is installed; who still runs."""
 
 from __future__ import annotations
 
 import random
+import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -71,3 +73,14 @@ def moses_train() -> list[str]:
 def moses_sample(moses_train: list[str]) -> list[str]:
     """2,000 random training molecules."""
     return random.Random(1).sample(moses_train, 2000)
+
+
+@pytest.fixture
+def running() -> Callable[[int], bool]:
+    """Whether a process runs; one that ended and that nobody has waited for yet (a zombie) does not."""
+
+    def running(pid: int) -> bool:
+        told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+        return told.stdout.strip()[:1] not in ("", "Z")
+
+    return running
