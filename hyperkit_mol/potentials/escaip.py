@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,11 @@ class EScAIP(nn.Module):
         self.force = (
             nn.Sequential(nn.LayerNorm(w), nn.Linear(w, w), nn.SiLU(), nn.Linear(w, 1)) if direct else None
         )
+
+    def readouts(self) -> list[nn.Linear]:
+        """The last layers, of the energy and of direct forces: what they give is in units of the scale."""
+        heads = [self.energy] if self.force is None else [self.energy, self.force]
+        return [cast(nn.Linear, head[-1]) for head in heads]
 
     def layout(self, batch: AtomicBatch) -> tuple[Tensor, ...]:
         """Nothing: the network reads only what the batch holds."""

@@ -182,12 +182,15 @@ def _train(
     dtype = torch.float64 if config.training.dtype == "float64" else torch.float32
     cutoff = config.model.cutoff if config.model.kind == "escaip" else None
     data = LabelledSet(structures, cutoff, dtype)
+    old = None if config.training.start is None else load_potential(config.training.start)
     torch.manual_seed(config.seed)
-    potential = Potential(config.model, units, data.mean_neighbors).to(dtype)
+    # Weights belong to sums that were divided by this number.
+    neighbors = data.mean_neighbors if old is None else old.neighbors
+    potential = Potential(config.model, units, neighbors).to(dtype)
     potential.check([*structures, *held])
     kept = LabelledSet(held, cutoff, dtype)
-    if config.training.start is not None:
-        strange = take_weights(potential, load_potential(config.training.start))
+    if old is not None:
+        strange = take_weights(potential, old)
         note = f"; new to it: {', '.join(strange)}" if strange else ""
         say(console, f"beginning from the weights of {config.training.start}{note}")
     # Not before everything has been read and checked: a mistake in a file name must not occupy the folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from hyperkit_mol.potentials.errors import ModelError
 from hyperkit_mol.potentials.potential import Potential
@@ -10,11 +11,17 @@ from hyperkit_mol.potentials.potential import Potential
 __all__ = ["take_weights"]
 
 
+def _readouts(potential: Potential) -> list[nn.Linear]:
+    """The last layers, of the energy and, where there is one, of the direct forces."""
+    return potential.backbone.readouts()  # pyright: ignore[reportCallIssue, reportReturnType]
+
+
 def take_weights(new: Potential, old: Potential) -> list[str]:
     """Copy the weights of `old` into `new`, element by element where embeddings are concerned.
 
     References, shift and scale stay those of `new`: a network's output is relative to them, so that a
-    potential trained on semi-empirical labels can go on with labels of another level of theory.
+    potential trained on semi-empirical labels can go on with labels of another level of theory. Its last
+    layers are multiplied by the ratio of the two scales, so that `new` begins with the forces of `old`.
 
     Returns
     -------
@@ -50,6 +57,12 @@ def take_weights(new: Potential, old: Potential) -> list[str]:
                 value[into] = source[name][(from_rows[:, None] * m + from_rows).flatten()].to(value.dtype)
             elif source[name].shape == value.shape:
                 value.copy_(source[name])
+        ratio = old.normalization.scale / new.normalization.scale
+        # A head for direct forces that only one of the two has was not copied.
+        both = min(len(_readouts(new)), len(_readouts(old)))
+        for layer in _readouts(new)[:both]:
+            for p in layer.parameters():
+                p.mul_(ratio)
     from rdkit import Chem
 
     symbol = Chem.GetPeriodicTable().GetElementSymbol

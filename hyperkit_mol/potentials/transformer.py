@@ -93,6 +93,11 @@ class Transformer(nn.Module):
         self.energy = _SwiGLU(w, w, 1)
         self.force = _SwiGLU(w, w, 3) if direct else None
 
+    def readouts(self) -> list[nn.Linear]:
+        """The last layers, of the energy and of direct forces: what they give is in units of the scale."""
+        heads = [self.energy] if self.force is None else [self.energy, self.force]
+        return [head.down for head in heads]
+
     def layout(self, batch: AtomicBatch) -> tuple[Tensor, ...]:
         """Where each atom stands among the tokens ``(N,)`` and which tokens are real ``(B, longest + 2)``.
 

@@ -4,7 +4,7 @@ Validation comes out of the training file; the tests are read after training has
 
     HYPERKIT_DATA=/path/to/data python tests/benchmarks/potentials_accuracy.py [--model escaip|transformer]
         [--attention euclidean|lorentz] [--steps N] [--max-time SECONDS] [--limit N] [--seed S] [--compile]
-        [--start MODEL] -o FOLDER
+        [--start MODEL] [--set KEY=VALUE ...] -o FOLDER
 
 Published root mean square errors on the same files (Batatia et al., MACE, NeurIPS 2022, table 3), meV and
 meV/Å at 300 K and 600 K: MACE 0.9/5.1 and 4.6/22.4, NequIP 0.81/5.90 and 6.04/27.8, BOTNet 0.89/6.3 and
@@ -28,6 +28,7 @@ import torch
 from hyperkit_mol.potentials import Potential, load_config, load_potential, read_structures
 from hyperkit_mol.potentials.pipeline import evaluate, predict, train
 from hyperkit_mol.potentials.training import random_rotations
+from hyperkit_mol.terminal import overrides
 
 
 def rotation_error(potential: Potential, path: Path, count: int = 50, turns: int = 8) -> tuple[float, float]:
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="compile energy and forces into one graph")
     parser.add_argument("--start", type=Path, help="begin from the weights of this model folder")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     root = os.environ.get("HYPERKIT_DATA")
@@ -77,6 +79,7 @@ def main() -> None:
     }
     if args.steps is not None:
         settings["training.steps"] = args.steps
+    settings |= overrides(args.set)
     found = train(load_config("small", args.model, settings), args.output, max_seconds=args.max_time)
     potential = load_potential(found.model)
     potential.requires_grad_(False)

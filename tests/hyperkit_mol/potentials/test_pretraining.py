@@ -12,7 +12,14 @@ import torch
 from potential_case import UNITS, acid, build
 from rich.console import Console
 
-from hyperkit_mol.potentials import ModelError, Normalization, Potential, load_config, load_potential
+from hyperkit_mol.potentials import (
+    ModelError,
+    Normalization,
+    Potential,
+    Structure,
+    load_config,
+    load_potential,
+)
 from hyperkit_mol.potentials.config import ConfigError, PretrainingConfig
 from hyperkit_mol.potentials.pipeline import train
 from hyperkit_mol.potentials.pretraining import Autoregressive, Discretizer, discretizer_of
@@ -179,7 +186,7 @@ def test_time_up_in_the_first_stage(extxyz: Path, tmp_path: Path) -> None:
 def test_weights_go_over_element_by_element(kind: str) -> None:
     old = build(kind=kind)
     # The shift counts as well: near the cutoff it is multiplied by how much of a molecule there is.
-    units = Normalization({1: -10.0, 8: -50.0, 16: -90.0}, UNITS.shift / UNITS.scale, 1.0)
+    units = Normalization({1: -10.0, 8: -50.0, 16: -90.0}, UNITS.shift, 0.7)
     torch.manual_seed(3)
     new = Potential(old.config, units, 5.0).double()
     before = new.backbone.state_dict()["element.weight"].clone()
@@ -190,12 +197,59 @@ def test_weights_go_over_element_by_element(kind: str) -> None:
     if kind == "escaip":
         # Pair (8, 1): row 1*3+0 of the new table, 2*3+0 of the old one.
         assert torch.equal(a["pair.weight"][3], b["pair.weight"][6])
-    # Water is the same for both, up to the references.
+    # Water is the same for both, up to the references, whatever unit their networks' output has.
     from hyperkit_mol.potentials import Structure
 
     water = Structure(np.array([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]), np.array([8, 1, 1]))
-    found = [m.eval()(m.prepare([water])).forces / m.normalization.scale for m in (new, old)]
+    found = [m.eval()(m.prepare([water])).forces for m in (new, old)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["escaip", "transformer"])
+def test_direct_forces_go_over_too(kind: str) -> None:
+    units = Normalization(UNITS.references, UNITS.shift, 0.7, UNITS.charges, UNITS.spins)
+    old = build(kind=kind, forces="direct")
+    new = Potential(old.config, units, 5.0).double().eval()
+    take_weights(new, old)
+    found = [m(m.prepare([acid()])).forces for m in (new, old)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+    # From gradients to a head of their own: the energies go over, the head stays as it was made.
+    old, new = build(kind=kind), Potential(old.config, units, 5.0).double().eval()
+    before = new.backbone.readouts()[1].weight.clone()  # type: ignore[operator]
+    take_weights(new, old)
+    assert torch.equal(new.backbone.readouts()[1].weight, before)  # type: ignore[operator]
+    found = [m(m.prepare([acid()])).energy.item() for m in (new, old)]
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
+
+
+def test_fine_tuning_begins_where_the_other_training_ended(
+    extxyz: Path, frames: list[Structure], tmp_path: Path
+) -> None:
+    """Also where the new data is of other sizes: sums over neighbours keep the divisor of the first."""
+    import ase.io
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    images = [Atoms("H"), Atoms("C"), Atoms("O")]
+    for atoms, energy in zip(images, (-13.6, -1027.0, -2043.0), strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((1, 3)))
+    for s in frames[:12]:
+        images.append(Atoms(s.numbers, 1.3 * s.positions))
+        images[-1].calc = SinglePointCalculator(images[-1], energy=s.energy, forces=2 * s.forces)
+    ase.io.write(tmp_path / "far.xyz", images, format="extxyz")
+    base = {"pretraining.steps": 0, "training.dtype": "float64", "data.validation": 2, "model.cutoff": 2.5}
+    train(config(extxyz, "escaip", **base), tmp_path / "first", console=QUIET)
+    old = load_potential(tmp_path / "first" / "model")
+    still = {"training.lr": 1e-15, "training.matrix_lr": 1e-15, "training.steps": 2}
+    still["training.start"] = str(tmp_path / "first" / "model")
+    train(config(tmp_path / "far.xyz", "escaip", **(base | still)), tmp_path / "second", console=QUIET)
+    new = load_potential(tmp_path / "second" / "model")
+    assert new.neighbors == old.neighbors
+    assert new.normalization.scale > 1.5 * old.normalization.scale
+    found = [m(m.prepare(frames[:3])).forces for m in (new, old)]
+    size = found[1].square().mean().sqrt()
+    # The shifts differ a little, and count where an atom has few neighbours.
+    assert (found[0] - found[1]).square().mean().sqrt() < 0.05 * size
 
 
 def test_start_of_another_size_is_refused() -> None:
