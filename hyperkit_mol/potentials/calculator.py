@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.spatial.transform import Rotation
 
-from hyperkit_mol.potentials.batch import Structure
+from hyperkit_mol.potentials.batch import AtomicBatch, Structure
 from hyperkit_mol.potentials.data import from_ase
 from hyperkit_mol.potentials.errors import ModelError
 from hyperkit_mol.potentials.model_files import load_potential
 from hyperkit_mol.potentials.potential import Potential
+from hyperkit_mol.potentials.uncertainty import LastLayer, energy_features
 
 try:
     from ase.calculators.calculator import Calculator, all_changes
@@ -77,6 +78,8 @@ class HyperkitCalculator(Calculator):
     been trained on the same elements, from other seeds or other parts of the data. A spread is no error bar:
     members that share a blind spot agree there.
 
+    A single model can tell ``energy_std`` (eV) by itself, from its last layer: see `uncertainty`.
+
     Parameters
     ----------
     model : str, Path, Potential, or a sequence of these
@@ -90,6 +93,10 @@ class HyperkitCalculator(Calculator):
         Average over this many orientations, at as many times the cost: for the Transformer, which learns
         rotation from augmentation. 4, 12, 24 and 60 are the good numbers, see :func:`rotation_set`. The set
         is fixed, so that forces stay the gradient of the (averaged) energy. An EScAIP needs none.
+    uncertainty : {"last-layer"} or LastLayer, optional
+        Of a single model: ``energy_std`` by :class:`~hyperkit_mol.potentials.uncertainty.LastLayer`. The name
+        reads it from the model folder, where ``hyperkit-mol potential uncertainty RUN`` writes it. It costs a
+        further forward pass; forces have none.
 
     Raises
     ------
@@ -117,6 +124,7 @@ class HyperkitCalculator(Calculator):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         rotations: int = 1,
+        uncertainty: Literal["last-layer"] | LastLayer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -131,6 +139,9 @@ class HyperkitCalculator(Calculator):
             potential.eval().requires_grad_(False)
         self.rotations = rotation_set(rotations)
         self._check_members()
+        self.last_layer = self._last_layer(models, uncertainty)
+        if self.last_layer is not None:
+            self.implemented_properties = [*type(self).implemented_properties, "energy_std"]  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def potential(self) -> Potential:
@@ -153,6 +164,23 @@ class HyperkitCalculator(Calculator):
             # On the instance: a single model has nothing to say about these.
             more = ["energy_std", "forces_std", "force_uncertainty"]
             self.implemented_properties = [*type(self).implemented_properties, *more]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _last_layer(
+        self, models: Sequence[Model], chosen: Literal["last-layer"] | LastLayer | None
+    ) -> LastLayer | None:
+        if chosen is None:
+            return None
+        if len(models) > 1:
+            raise ModelError("uncertainty is of a single model; an ensemble has its spread")
+        if isinstance(chosen, LastLayer):
+            return chosen.check(self.potential)
+        if chosen != "last-layer":
+            raise ValueError(f"uncertainty must be 'last-layer', a LastLayer or None, got {chosen!r}")
+        if isinstance(models[0], Potential):
+            raise ModelError(
+                "uncertainty='last-layer' is read from a model folder; give LastLayer.fit(...) here"
+            )
+        return LastLayer.load(models[0], self.potential)
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; ASE itself overlooks ``atoms.info``."""
@@ -225,6 +253,7 @@ class HyperkitCalculator(Calculator):
         energy = np.stack([m[0] for m in members])
         atomic, forces = (np.stack([m[k] for m in members]) for k in (1, 2))
         pressure = np.stack([m[3] for m in members]).mean(0) if stress else None
+        std = None if self.last_layer is None else self._energy_std(self.last_layer, structures)
         out: list[Results] = []
         begin = 0
         for k, structure in enumerate(structures):
@@ -245,18 +274,29 @@ class HyperkitCalculator(Calculator):
                 results["energy_std"] = float(energy[:, k].std(ddof=1))
                 results["forces_std"] = spread
                 results["force_uncertainty"] = np.sqrt(np.square(spread).sum(-1))
+            if std is not None:
+                results["energy_std"] = float(std[k])
             out.append(results)
         return out
+
+    def _batch(self, potential: Potential, structures: Sequence[Structure]) -> tuple[AtomicBatch, Any]:
+        """Every structure in every orientation, and the rotations."""
+        count = len(self.rotations)
+        batch = potential.prepare([s for s in structures for _ in range(count)])
+        turns = np.tile(self.rotations, (len(structures), 1, 1))
+        return (batch.rotated(torch.from_numpy(turns)) if count > 1 else batch), turns
+
+    def _energy_std(self, last_layer: LastLayer, structures: Sequence[Structure]) -> npt.NDArray[np.float64]:
+        features = energy_features(self.potential, self._batch(self.potential, structures)[0])
+        # The mean energy over orientations is linear in the mean features.
+        return last_layer.energy_std(features.reshape(len(structures), len(self.rotations), -1).mean(1))
 
     def _member(
         self, potential: Potential, structures: Sequence[Structure], stress: bool
     ) -> tuple[Any, Any, Any, Any]:
         """Energies ``(B,)``, atomic energies ``(N,)``, forces ``(N, 3)`` and stress ``(B, 3, 3)`` of one."""
         count = len(self.rotations)
-        batch = potential.prepare([s for s in structures for _ in range(count)])
-        turns = np.tile(self.rotations, (len(structures), 1, 1))
-        if count > 1:
-            batch = batch.rotated(torch.from_numpy(turns))
+        batch, turns = self._batch(potential, structures)
         found = potential(batch, stress=stress)
         energy, atomic = (x.detach().cpu().numpy() for x in (found.energy, found.atomic))
         forces = found.forces.detach().cpu().double().numpy()

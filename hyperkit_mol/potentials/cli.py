@@ -12,6 +12,7 @@ import typer
 from hyperkit_mol.potentials.cli_attention import attention
 from hyperkit_mol.potentials.cli_label import label
 from hyperkit_mol.potentials.cli_relax import relax
+from hyperkit_mol.potentials.cli_uncertainty import uncertainty
 from hyperkit_mol.terminal import answer, console, parse_seconds
 from hyperkit_mol.terminal import overrides as overrides_of
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(label)
 app.command()(attention)
 app.command()(relax)
+app.command()(uncertainty)
 
 
 @app.command()
