@@ -28,7 +28,7 @@ def read(folder: Path) -> tuple[int, dict[str, Any]]:
     """Number of configurations, validation included, and the errors of a run."""
     result = json.loads((folder / "accuracy.json").read_text())
     limit = load_config(folder / "config.yaml").data.limit
-    return limit or 500, result
+    return limit or 500, result  # the file has 500
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--line", nargs="+", action="append", required=True, metavar=("NAME", "FOLDER"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", sharex=True)
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharex=True)
     ticks: set[int] = set()
     for (name, *folders), color in zip(args.line, COLORS, strict=False):
         rows = sorted((read(Path(f)) for f in folders), key=lambda row: row[0])
@@ -61,9 +61,10 @@ def main() -> None:
         axes.set_yticks(shown, [str(v) for v in shown])
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False, fontsize=7)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=150)
+    figure.savefig(args.output, dpi=110)
 
 
 if __name__ == "__main__":
