@@ -66,7 +66,7 @@ class Autoencoder(nn.Module):
                 nn.init.zeros_(scale.weight)
                 nn.init.constant_(scale.bias, -2.0)
         self.join = space.Concat()
-        self.joint = space.Linear(2 * self.latents.features, cfg.width)
+        self.joint = space.Linear(2 * self.latents.features + (cfg.faded > 0), cfg.width)
         site_kind = torch.from_numpy(vocabulary.site_kind)
         self.decoder = Decoder(space, vocabulary.num_labels, site_kind, num_kinds, cfg)
 
@@ -96,31 +96,56 @@ class Autoencoder(nn.Module):
                 progress(len(rows))
         return Latent(tree, graph)
 
-    def condition(self, latent: Latent) -> Tensor:
-        """Joint point that the decoder is conditioned on, ``(B, width)``."""
-        return self.joint(self.join(latent.tree, latent.graph))
+    def condition(self, latent: Latent, fade: float | Tensor = 0.0) -> Tensor:
+        """Joint point that the decoder is conditioned on, ``(B, width)``; see :meth:`blur` for `fade`."""
+        if not self.cfg.faded:
+            return self.joint(self.join(latent.tree, latent.graph))
+        told = torch.as_tensor(fade, dtype=latent.tree.dtype, device=latent.tree.device)
+        told = self.space.lift(told.expand(len(latent.tree))[:, None])
+        return self.joint(self.join(latent.tree, latent.graph, told))
 
-    def blur(self, latent: Latent, generator: torch.Generator | None = None) -> Latent:
-        """Latents with the noise that the decoder is trained with.
+    def blur(
+        self, latent: Latent, generator: torch.Generator | None = None, fade: float | Tensor = 0.0
+    ) -> Latent:
+        r"""Latents with the noise that the decoder is trained with.
 
         Point latents get wrapped-normal noise of fixed size: the decoder then knows what stands around a
         latent, which is where a prior's samples fall. A normal posterior has a width of its own, which is a
         function of its mean.
+
+        Faded by :math:`f`, the posterior's mean moves to :math:`1 - f` of its way from the origin and its
+        width becomes :math:`\sqrt{(1-f)^2 \sigma^2 + (1 - (1-f)^2) p^2}`, `p` being ``prior_std``: at 1
+        nothing of the molecule is left but the KL term's wrapped normal. What fades first are details that
+        a prior would have to get right and a decoder can make up itself, as in the conditioning augmentation
+        of cascaded diffusion (arXiv:2106.15282).
+
+        Parameters
+        ----------
+        latent : Latent
+            Posterior means, ``(B, latent)`` each.
+        generator : torch.Generator, optional
+        fade : float or Tensor
+            From 0 to 1; one number or ``(B,)``.
         """
-        return self._posterior(latent, generator)[0]
+        return self._posterior(latent, generator, fade)[0]
 
     def _posterior(
-        self, latent: Latent, generator: torch.Generator | None = None
+        self, latent: Latent, generator: torch.Generator | None = None, fade: float | Tensor = 0.0
     ) -> tuple[Latent, list[Tensor]]:
         """A sample of each posterior, and its log-density there."""
+        fading = isinstance(fade, Tensor) or fade > 0
         found, log_q = [], []
         for k, point in enumerate(latent):
             if self.variational:
                 scale = self.graph_scale if k else self.tree_scale
                 std = nn.functional.softplus(scale(point)) + 1e-4
-            elif self.cfg.latent_noise > 0:
-                std = point.new_full((), self.cfg.latent_noise)
             else:
+                std = point.new_full((), self.cfg.latent_noise)
+            if fading:
+                keep = 1 - torch.as_tensor(fade, dtype=point.dtype, device=point.device)[..., None]
+                point = self.latents.exp0(keep * self.latents.log0(point))
+                std = torch.sqrt((keep * std).square() + (1 - keep.square()) * self.cfg.prior_std**2)
+            elif not self.variational and self.cfg.latent_noise == 0:
                 found.append(point)
                 continue
             sample, density = self.latents.wrapped_normal(point, std, generator)
@@ -140,5 +165,14 @@ class Autoencoder(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> AutoencoderLoss:
         """Losses of a batch."""
-        latent, kl = self.sample_posterior(self.encode(batch))
-        return AutoencoderLoss(self.decoder(batch, self.condition(latent)), kl)
+        mean = self.encode(batch)
+        latent, kl = self.sample_posterior(mean)
+        fade: float | Tensor = 0.0
+        if self.training and self.cfg.faded:
+            # The others' loss is the autoencoder's own, and the KL term is always the whole posterior's.
+            count, device = len(latent.tree), latent.tree.device
+            chosen = torch.rand(count, device=device) < self.cfg.faded
+            fade = torch.where(chosen, torch.rand(count, device=device), 0.0)
+            faded = self.blur(mean, fade=fade)
+            latent = Latent(*(torch.where(chosen[:, None], a, b) for a, b in zip(faded, latent, strict=True)))
+        return AutoencoderLoss(self.decoder(batch, self.condition(latent, fade)), kl)

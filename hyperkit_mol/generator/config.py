@@ -63,7 +63,14 @@ class ModelConfig(_Strict):
     )
     latent_noise: float = Field(0.15, ge=0, description="std of the noise on a point latent in training")
     kl_weight: float = Field(0.05, ge=0, description="weight of the KL term (normal posterior only)")
-    prior_std: float = Field(0.25, gt=0, description="std of the wrapped normal of the KL term")
+    prior_std: float = Field(0.25, gt=0, description="std of the wrapped normal of the KL term and of fading")
+    faded: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="part of the molecules whose latents are faded by a random amount in training; above 0 "
+        "the decoder is told the amount, and `fade` can be chosen",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
@@ -122,6 +129,13 @@ class RunConfig(_Strict):
         description="run or model folder whose trained autoencoder is taken over: only the prior is trained",
     )
     finetune: bool = Field(False, description="train the autoencoder that was taken over further")
+    fade: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far the latents that the prior learns and samples are faded: 0 tells the decoder "
+        "everything, 1 nothing (needs model.faded > 0)",
+    )
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # pyright: ignore[reportCallIssue]
@@ -131,6 +145,8 @@ class RunConfig(_Strict):
     def _has_a_source(self) -> RunConfig:
         if self.finetune and self.autoencoder_from is None:
             raise ValueError("finetune needs autoencoder_from, the run or model to go on from")
+        if self.fade > 0 and self.model.faded == 0:
+            raise ValueError("fade > 0 needs model.faded > 0: a decoder that was trained on faded latents")
         return self
 
 

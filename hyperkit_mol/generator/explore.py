@@ -99,6 +99,15 @@ def encode(model: MoleculeGenerator, smiles: Sequence[str], jobs: int = 1) -> La
     return latent
 
 
+def _known(model: MoleculeGenerator, smiles: Sequence[str]) -> list[str]:
+    """The distinct ones of sampled molecules that :func:`encode` takes."""
+    distinct = list(dict.fromkeys(smiles))
+    data = model.config.data
+    with rdBase.BlockLogs():
+        found = prepare(distinct, vocabulary=model.vocabulary, max_atoms=data.max_atoms, max_bad=None, jobs=1)
+    return [distinct[k] for k in found.row.tolist()]
+
+
 def _decode(sampler: Sampler, latent: Latent, seed: int) -> list[str]:
     out: list[str] = []
     for number, begin in enumerate(range(0, len(latent.tree), sampler.batch_size)):
@@ -325,6 +334,11 @@ def optimize(
     if start:
         origin = encode(model, start)
         admit(origin, [_plain(s) for s in start], 0)
+    elif model.config.fade > 0:
+        # A faded latent leaves open which molecule it is: the search begins at the latents of sampled ones.
+        drawn = _known(model, Sampler(model).batch(0, population, seed))
+        origin = encode(model, drawn)
+        admit(origin, drawn, 0)
     else:
         origin = model.sample_latents(population, generator)
         admit(origin, _decode(sampler, origin, seed), 0)
@@ -410,5 +424,7 @@ def decorate(
             z = Latent(
                 *(space.geodesic(t, x.expand(size, -1), y) for x, y in zip(centre, prior, strict=True))
             )
-            out += sampler.smiles(sampler.decode(z, generator, start=data.tree(0)))
+            # The way from a whole latent to a faded one: as far along as the point is.
+            fade = pull * model.config.fade
+            out += sampler.smiles(sampler.decode(z, generator, start=data.tree(0), fade=fade))
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -199,7 +200,7 @@ class GANTraining(_SteppedModule):
         self.config, self.real = config, real
         self.generator = generator
         # A bound method, not the module: the autoencoder is no part of this training's checkpoint.
-        self._blur = autoencoder.blur
+        self._blur = partial(autoencoder.blur, fade=config.fade)
         self.latents = LatentSpace(generator.space, config.model.latent)
         if generator.normal is not None:
             torch.manual_seed(self.seed)

@@ -200,7 +200,7 @@ def _train(
         if model.normal is not None:
             torch.manual_seed(config.seed)
             with torch.no_grad():
-                blurred = model.autoencoder.blur(latents)
+                blurred = model.autoencoder.blur(latents, fade=config.fade)
             model.normal.fit(torch.cat([model.autoencoder.latents.log0(x) for x in blurred], -1))
         if model.gan is not None:
             gan = GANTraining(model.gan, model.autoencoder, latents, config)
@@ -251,8 +251,12 @@ def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
         )
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     # A normal posterior can begin from an autoencoder of points: its widths begin at their start.
-    fresh = model.autoencoder.state_dict().items()
-    own = {k: v for k, v in fresh if k.startswith(("tree_scale.", "graph_scale."))} | own
+    fresh = model.autoencoder.state_dict()
+    own = {k: v for k, v in fresh.items() if k.startswith(("tree_scale.", "graph_scale."))} | own
+    joint = own.get("joint.weight")
+    if joint is not None and joint.shape[1] + 1 == fresh["joint.weight"].shape[1]:
+        # So can a decoder of faded latents from one that knew none: what it is told counts for nothing yet.
+        own["joint.weight"] = torch.nn.functional.pad(joint, (0, 1))
     try:
         model.autoencoder.load_state_dict(own)
     except RuntimeError as err:

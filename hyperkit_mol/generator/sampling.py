@@ -80,7 +80,8 @@ class Sampler:
         # Mixed by numpy: torch's generator for the CPU takes no more than 32 bits of a seed.
         mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
-        return self.smiles(self.decode(self.model.sample_latents(size, generator), generator))
+        latents = self.model.sample_latents(size, generator)
+        return self.smiles(self.decode(latents, generator, fade=self.model.config.fade))
 
     def smiles(self, trees: SampledTrees) -> list[str]:
         """Canonical SMILES of trees. Every tree is a valid molecule; nothing is filtered."""
@@ -106,6 +107,7 @@ class Sampler:
         latent: Latent,
         generator: torch.Generator | None = None,
         start: tuple[list[int], list[int], list[int]] | None = None,
+        fade: float = 0.0,
     ) -> SampledTrees:
         """Walk depth first from each latent, all at once.
 
@@ -115,6 +117,9 @@ class Sampler:
         generator : torch.Generator, optional
         start : (labels, parents, sites), optional
             A motif tree that every result contains: its nodes are decided before, others may be added.
+        fade : float
+            How far the latents are faded (:meth:`~hyperkit_mol.generator.autoencoder.Autoencoder.blur`):
+            ``model.config.fade`` for a prior's, 0 for a molecule's.
 
         Raises
         ------
@@ -126,7 +131,7 @@ class Sampler:
             raise ValueError(
                 f"start must have at most max_nodes = {self.max_nodes} motifs, got {len(start[0])}"
             )
-        walk = _Walk(self, auto.condition(latent), generator, _Start(*start) if start else None)
+        walk = _Walk(self, auto.condition(latent, fade), generator, _Start(*start) if start else None)
         while walk.step():
             pass
         return SampledTrees(walk.label, walk.parent, walk.site, walk.length)
