@@ -61,6 +61,17 @@ class ConvGrad(ctypes.Structure):
     ]
 
 
+class TailArgs(ctypes.Structure):
+    """``hk_tail_args``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in "z log_scale grad out kept by_scale".split()),
+        *((name, ctypes.c_longlong) for name in ("n", "period")),
+        ("d", ctypes.c_int),
+        ("c", ctypes.c_float),
+    ]  # fmt: skip
+
+
 class AdamArgs(ctypes.Structure):
     """``hk_adam_args``."""
 
@@ -297,6 +308,86 @@ class Operators:
         )
         return gx, gy
 
+    # ---- linear layers: the product, and its tail --------------------------------------------------------
+
+    def _tail(self, z: Tensor, log_scale: Tensor, c: float) -> TailArgs:
+        self._check(2, z=z)
+        self._check(1, log_scale=log_scale)
+        _require(z.shape[1] >= 2, f"z must have shape (n, d + 1), got {z.shape[1]} columns")
+        n, period = len(z), len(log_scale)
+        _require(
+            period > 0 and n % max(period, 1) == 0, f"the length of log_scale must divide {n}, got {period}"
+        )
+        _require(c > 0, f"c must be > 0, got {c}")
+        return TailArgs(z=pointer(z), log_scale=pointer(log_scale), n=n, period=period, d=z.shape[1] - 1, c=c)
+
+    def _tail_backward(
+        self, args: TailArgs, grad: Tensor, like: Tensor, log_scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        self._check(2, grad=grad)
+        _require(grad.shape == like.shape, f"grad has the wrong shape: {tuple(grad.shape)}")
+        gz, parts = torch.empty_like(like), like.new_empty(args.n)
+        args.grad, args.out, args.by_scale = pointer(grad), pointer(gz), pointer(parts)
+        self._run("hk_tail_backward_kernel", args.n, (args,))
+        return gz, parts.view(-1, len(log_scale)).sum(0)
+
+    def tail(self, z: Tensor, log_scale: Tensor, c: float) -> Tensor:
+        """What follows the product of a linear layer; see ``csrc/hk_tail.h``."""
+        args, out = self._tail(z, log_scale, c), torch.empty_like(z)
+        args.out = pointer(out)
+        self._run("hk_tail_kernel", args.n, (args,))
+        return out
+
+    def tail_backward(self, z: Tensor, log_scale: Tensor, grad: Tensor, c: float) -> tuple[Tensor, Tensor]:
+        """Gradients of :meth:`tail`; those of the scales are summed in one order, so the same bits twice."""
+        return self._tail_backward(self._tail(z, log_scale, c), grad, z, log_scale)
+
+    def _check_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self._check(2, x=x, weight=weight)
+        _same(weight.shape[1], x.shape[1], "the number of columns of weight")
+        if bias is not None:
+            self._check(1, bias=bias)
+            _same(len(bias), len(weight), "the length of bias")
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: float
+    ) -> tuple[Tensor, Tensor]:
+        """A Lorentz linear layer: points, and the two numbers of a row that its backward pass needs."""
+        self._check_linear(x, weight, bias)
+        out = torch.nn.functional.linear(x, weight, bias)
+        args, kept = self._tail(out, log_scale, c), x.new_empty(2, len(x))
+        args.out, args.kept = pointer(out), pointer(kept)
+        self._run("hk_tail_kernel", args.n, (args,))
+        return out, kept
+
+    def linear_backward(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        log_scale: Tensor,
+        c: float,
+        points: Tensor,
+        kept: Tensor,
+        grad: Tensor,
+        by_x: bool,
+        by_weight: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of :meth:`linear` for x, weight, bias and log_scale; one that is not wanted is empty."""
+        self._check_linear(x, weight, bias)
+        args = self._tail(points, log_scale, c)
+        self._check(2, kept=kept)
+        _require(points.shape == (len(x), len(weight)), f"points has the wrong shape: {tuple(points.shape)}")
+        _same(kept.numel(), 2 * len(x), "the numbers in kept")
+        args.kept = pointer(kept)
+        gz, gl = self._tail_backward(args, grad, points, log_scale)
+        return (
+            gz @ weight if by_x else x.new_empty(0),
+            gz.T @ x if by_weight else x.new_empty(0),
+            gz.sum(0) if bias is not None else x.new_empty(0),
+            gl,
+        )
+
     # ---- Adam --------------------------------------------------------------------------------------------
 
     def adam_(
@@ -455,7 +546,18 @@ class Operators:
         return gx, gm, gf, gb, gs, gk, gw
 
 
-OPERATORS = ("row", "row_backward", "adam_", "tanimoto_max", "conv", "conv_backward")
+OPERATORS = (
+    "row",
+    "row_backward",
+    "tail",
+    "tail_backward",
+    "linear",
+    "linear_backward",
+    "adam_",
+    "tanimoto_max",
+    "conv",
+    "conv_backward",
+)
 
 
 def _require(condition: bool, message: str) -> None:

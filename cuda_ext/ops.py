@@ -96,6 +96,94 @@ def _row_backward_grad(ctx: Any, gx: Tensor | None, gy: Tensor | None) -> tuple:
     return None, found[0], second, by_grad, None, None, None
 
 
+def _tail_fake(z: Tensor, log_scale: Tensor, c: float) -> Tensor:
+    return torch.empty_like(z)
+
+
+def _tail_backward_fake(z: Tensor, log_scale: Tensor, grad: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(z), torch.empty_like(log_scale)
+
+
+def _tail_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    *tensors, c = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.c = c
+
+
+def _tail_grad(ctx: Any, grad: Tensor) -> tuple:
+    z, log_scale = ctx.saved_tensors
+    gz, gl = torch.ops.hyperkit_ext.tail_backward(z, log_scale, grad.contiguous(), ctx.c)
+    by_z, by_scale, _ = ctx.needs_input_grad
+    return gz if by_z else None, gl if by_scale else None, None
+
+
+def _tail_backward_grad(ctx: Any, gz: Tensor | None, gl: Tensor | None) -> tuple:
+    z, log_scale, grad = ctx.saved_tensors
+    upstream = [torch.zeros_like(t) if u is None else u for t, u in ((z, gz), (log_scale, gl))]
+    f = functools.partial(reference.tail, c=ctx.c)
+    found, by_grad = differentiate_twice(f, [z, log_scale], [True, True], grad, upstream)
+    return *found, by_grad, None
+
+
+def _linear_fake(x, weight, bias, log_scale, c):
+    return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(2, x.shape[0])
+
+
+def _linear_backward_fake(x, weight, bias, log_scale, c, points, kept, grad, by_x, by_weight):
+    none = x.new_empty(0)
+    return (
+        torch.empty_like(x) if by_x else none,
+        torch.empty_like(weight) if by_weight else torch.empty_like(none),
+        torch.empty_like(none) if bias is None else torch.empty_like(bias),
+        torch.empty_like(log_scale),
+    )
+
+
+def _linear_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    *tensors, c = inputs
+    points, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.save_for_backward(*tensors, points, kept)
+    ctx.c = c
+
+
+def _linear_grad(ctx: Any, grad: Tensor, *_: Any) -> tuple:
+    x, weight, bias, log_scale, points, kept = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:4]
+    with torch.autocast(grad.device.type, enabled=False):
+        found = torch.ops.hyperkit_ext.linear_backward(
+            x, weight, bias, log_scale, ctx.c, points, kept, grad.contiguous(), *needed[:2]
+        )
+    return *(g if n else None for g, n in zip(found, needed, strict=True)), None
+
+
+def _linear_backward_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    x, weight, bias, log_scale, c, _, _, grad, by_x, by_weight = inputs
+    ctx.save_for_backward(x, weight, bias, log_scale, grad)
+    ctx.c, ctx.by = c, (by_x, by_weight)
+
+
+def _linear_backward_grad(ctx: Any, *upstream: Tensor | None) -> tuple:
+    *inputs, grad = ctx.saved_tensors
+    bias = inputs[2]
+    leaves = [t for t in inputs if t is not None]
+    given = [u for u, t in zip(upstream, inputs, strict=True) if t is not None]
+    # A gradient for an input is wanted even where only the others' came in: all inputs are leaves.
+    given = [
+        torch.zeros_like(t) if u is None or u.shape != t.shape else u
+        for u, t in zip(given, leaves, strict=True)
+    ]
+
+    def f(*tensors: Tensor) -> Tensor:
+        return reference.linear(*tensors[:2], None if bias is None else tensors[2], tensors[-1], ctx.c)
+
+    with torch.autocast(grad.device.type, enabled=False):
+        found, by_grad = differentiate_twice(f, leaves, [True] * len(leaves), grad, given)
+    if bias is None:
+        found.insert(2, None)
+    return *found, None, None, None, by_grad, None, None
+
+
 def _conv_fake(x, matrix, first, bias, scale, kernels, begin, source, weight, correlation, sigma, c):
     n, width = x.shape[0], matrix.shape[0] // kernels.shape[0]
     return x.new_empty(n, width), x.new_empty(n, 1), x.new_empty(n, width)
@@ -161,6 +249,10 @@ def register() -> None:
     names = {
         "row": _row_fake,
         "row_backward": _row_backward_fake,
+        "tail": _tail_fake,
+        "tail_backward": _tail_backward_fake,
+        "linear": _linear_fake,
+        "linear_backward": _linear_backward_fake,
         "conv": _conv_fake,
         "conv_backward": _conv_backward_fake,
         "tanimoto_max": lambda query, reference: query.new_empty(query.shape[0], dtype=torch.float32),
@@ -174,6 +266,10 @@ def register() -> None:
     for name, backward, setup in (
         ("row", _row_grad, _row_setup),
         ("row_backward", _row_backward_grad, _row_backward_setup),
+        ("tail", _tail_grad, _tail_setup),
+        ("tail_backward", _tail_backward_grad, _tail_setup),
+        ("linear", _linear_grad, _linear_setup),
+        ("linear_backward", _linear_backward_grad, _linear_backward_setup),
         ("conv", _conv_grad, _conv_setup),
         ("conv_backward", _conv_backward_grad, _conv_backward_setup),
     ):
@@ -187,6 +283,11 @@ SCHEMAS = (
     "row(int kind, Tensor x, Tensor? y, float c) -> Tensor",
     "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> "
     "(Tensor, Tensor)",
+    "tail(Tensor z, Tensor log_scale, float c) -> Tensor",
+    "tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)",
+    "linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)",
+    "linear_backward(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c, Tensor points, "
+    "Tensor kept, Tensor grad, bool by_x, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)",
     "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, "
     "float beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()",
     "conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin, "

@@ -26,6 +26,20 @@ def row(kind: int, x: Tensor, y: Tensor | None = None, *, c: float) -> Tensor:
         return g(x, y, c, keepdim=True) if kind in (0, 1, 5) else g(x, y, c)  # type: ignore[call-arg]
 
 
+def tail(z: Tensor, log_scale: Tensor, c: float) -> Tensor:
+    """Operator ``tail``: the scales, of shape ``(s,)``, take turns with the rows of z, ``(n s, d + 1)``."""
+    from hyperkit.nn._base import lorentz_tail
+    from hyperkit.ops import _fused
+
+    with _fused.disabled():
+        return lorentz_tail(z.unflatten(0, (-1, len(log_scale))), log_scale.unsqueeze(-1), c).flatten(0, 1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: float) -> Tensor:
+    """Operator ``linear``: the product and its tail."""
+    return tail(torch.nn.functional.linear(x, weight, bias), log_scale, c)
+
+
 def conv(
     x: Tensor,
     matrix: Tensor,

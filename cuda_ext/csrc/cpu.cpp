@@ -4,6 +4,7 @@
 #include "hk_adam.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
+#include "hk_tail.h"
 #include "hk_tanimoto.h"
 
 namespace HK_NS {
@@ -96,8 +97,173 @@ void row_backward_any(int kind, const float* const* in, const float* grad, float
   all[kind](in, grad, out, begin, end, d, c, low);
 }
 
-const hk_table table = {HK_NAME,      conv_scratch,     conv_any,     conv_backward_any, adam,
-                        row_any, row_backward_any, tanimoto_any, columns_any};
+// Rows in blocks: the numbers of a block's rows are computed side by side.
+constexpr int TAIL_BLOCK = 16;
+
+// Functions of their own: within the loops that they are called from, the compiler does not make them SIMD code.
+HK_FLAT __attribute__((noinline)) void tail_numbers(const float* q, const float* z0, const float* log_scale, float c,
+                                                    float* f, float* time) {
+  HK_LOOP
+  for (int j = 0; j < TAIL_BLOCK; ++j) {
+    TailRow r(q[j], z0[j], log_scale[j], c);
+    f[j] = r.factor();
+    time[j] = r.time();
+  }
+}
+// `points` is 1 if the rows are not z but the points, f z_s, and on_z is for them; else 0. No branch.
+HK_FLAT __attribute__((noinline)) void tail_gradients(const float* q, const float* z0, const float* log_scale, float c,
+                                                      const float* g0, const float* along, float points, float* f,
+                                                      float* on_z, float* by_z0, float* by_log) {
+  HK_LOOP
+  for (int j = 0; j < TAIL_BLOCK; ++j) {
+    TailRow r(q[j], z0[j], log_scale[j], c);
+    f[j] = r.factor();
+    float scaled = points / f[j] + (1.0f - points), on, first, scale;
+    r.backward(g0[j], along[j] * scaled, on, first, scale);
+    on_z[j] = on * scaled;
+    by_z0[j] = first;
+    by_log[j] = scale;
+  }
+}
+
+HK_FLAT void tail(const hk_tail_args& a, hk_int begin, hk_int end) {
+  Serial g;
+  hk_int width = a.d + 1, scale = begin % a.period;
+  for (hk_int n = begin; n < end; n += TAIL_BLOCK) {
+    int rows = static_cast<int>(min_<hk_int>(TAIL_BLOCK, end - n));
+    float q[TAIL_BLOCK] = {}, z0[TAIL_BLOCK] = {}, ls[TAIL_BLOCK] = {}, f[TAIL_BLOCK], t[TAIL_BLOCK];
+    for (int j = 0; j < rows; ++j) {
+      const float* row = a.z + (n + j) * width;
+      q[j] = tail_square(g, row, a.d);
+      z0[j] = row[0];
+      ls[j] = a.log_scale[scale];
+      if (++scale == a.period) scale = 0;
+    }
+    tail_numbers(q, z0, ls, a.c, f, t);
+    for (int j = 0; j < rows; ++j) {
+      hk_int at = (n + j) * width;
+      tail_write(g, a.z + at, f[j], t[j], a.out + at, a.d);
+      if (a.kept != nullptr) {
+        a.kept[n + j] = q[j];
+        a.kept[a.n + n + j] = z0[j];
+      }
+    }
+  }
+}
+HK_FLAT void tail_backward(const hk_tail_args& a, hk_int begin, hk_int end) {
+  Serial g;
+  bool given = a.kept != nullptr;
+  hk_int width = a.d + 1, scale = begin % a.period;
+  for (hk_int n = begin; n < end; n += TAIL_BLOCK) {
+    int rows = static_cast<int>(min_<hk_int>(TAIL_BLOCK, end - n));
+    float q[TAIL_BLOCK] = {}, along[TAIL_BLOCK] = {}, z0[TAIL_BLOCK] = {}, g0[TAIL_BLOCK] = {}, ls[TAIL_BLOCK] = {};
+    float f[TAIL_BLOCK], on_z[TAIL_BLOCK], by_z0[TAIL_BLOCK], by_log[TAIL_BLOCK];
+    for (int j = 0; j < rows; ++j) {
+      const float *row = a.z + (n + j) * width, *by = a.grad + (n + j) * width;
+      tail_sums(g, row, by, a.d, q[j], along[j]);
+      if (given) q[j] = a.kept[n + j];
+      z0[j] = given ? a.kept[a.n + n + j] : row[0];
+      g0[j] = by[0];
+      ls[j] = a.log_scale[scale];
+      if (++scale == a.period) scale = 0;
+    }
+    tail_gradients(q, z0, ls, a.c, g0, along, given ? 1.0f : 0.0f, f, on_z, by_z0, by_log);
+    for (int j = 0; j < rows; ++j) {
+      hk_int at = (n + j) * width;
+      tail_write_grad(g, a.z + at, a.grad + at, f[j], on_z[j], by_z0[j], a.out + at, a.d);
+      a.by_scale[n + j] = by_log[j];
+    }
+  }
+}
+
+HK_FLAT void linear(const hk_linear_args& a, hk_int begin, hk_int end) {
+  Serial g;
+  hk_int row = a.d + 1;
+  float ls[TAIL_BLOCK];
+  for (float& l : ls) l = a.log_scale;
+  for (hk_int n = begin; n < end; n += TAIL_BLOCK) {
+    int rows = static_cast<int>(min_<hk_int>(TAIL_BLOCK, end - n));
+    float q[TAIL_BLOCK] = {}, z0[TAIL_BLOCK] = {}, f[TAIL_BLOCK], t[TAIL_BLOCK];
+    for (int j = 0; j < rows; ++j) {
+      float* z = a.points + (n + j) * row;
+      z0[j] = linear_row(g, a, a.x + (n + j) * (a.width + 1), a.product + (n + j) * a.d, z);
+      q[j] = tail_square(g, z, a.d);
+    }
+    tail_numbers(q, z0, ls, a.c, f, t);
+    for (int j = 0; j < rows; ++j) {
+      float* z = a.points + (n + j) * row;
+      tail_write(g, z, f[j], t[j], z, a.d);
+      a.kept[n + j] = q[j];
+      a.kept[a.n + n + j] = z0[j];
+    }
+  }
+}
+// Adds to by_first (d), by_bias (d + 1) and by_top (width + 1): a block of rows in float32, the blocks in float64.
+HK_FLAT void linear_backward(const hk_linear_args& a, hk_int begin, hk_int end, double* by_first, double* by_bias,
+                             double* by_top, float* scratch) {
+  Serial g;
+  hk_int row = a.d + 1;
+  float ls[TAIL_BLOCK];
+  for (float& l : ls) l = a.log_scale;
+  int d = a.d, width = a.width;
+  float *sum_first = scratch, *sum_bias = scratch + d, *sum_top = scratch + 2 * d;
+  const float* first = a.first;
+  for (hk_int n = begin; n < end; n += TAIL_BLOCK) {
+    int rows = static_cast<int>(min_<hk_int>(TAIL_BLOCK, end - n));
+    float q[TAIL_BLOCK] = {}, along[TAIL_BLOCK] = {}, z0[TAIL_BLOCK] = {}, g0[TAIL_BLOCK] = {};
+    float f[TAIL_BLOCK], on_z[TAIL_BLOCK], by_z0[TAIL_BLOCK], by_log[TAIL_BLOCK];
+    for (int j = 0; j < rows; ++j) {
+      const float *p = a.points + (n + j) * row, *by = a.grad + (n + j) * row;
+      along[j] = g.sum(d, [&](int i) { return by[1 + i] * p[1 + i]; }, 0.0f);
+      q[j] = a.kept[n + j];
+      z0[j] = a.kept[a.n + n + j];
+      g0[j] = by[0];
+    }
+    tail_gradients(q, z0, ls, a.c, g0, along, 1.0f, f, on_z, by_z0, by_log);
+    g.each(2 * d + width, [&](int i) { scratch[i] = 0.0f; });
+    double gate = 0.0, first_top = 0.0;
+    for (int j = 0; j < rows; ++j) {
+      const float *p = a.points + (n + j) * row, *by = a.grad + (n + j) * row, *x = a.x + (n + j) * (width + 1);
+      float* to = a.space + (n + j) * d;
+      float fj = f[j], on = on_z[j], z = by_z0[j], t = x[0];
+      a.time[n + j] = z * a.top[0] + g.sum(
+                                         d,
+                                         [&](int i) {
+                                           float v = fj * by[1 + i] + on * p[1 + i];
+                                           to[i] = v;
+                                           sum_first[i] += t * v;
+                                           sum_bias[i] += v;
+                                           return first[i] * v;
+                                         },
+                                         0.0f);
+      g.each(width, [&](int i) { sum_top[i] += z * x[1 + i]; });
+      first_top += double(z) * double(t);
+      a.gate[n + j] = z;
+      a.by_scale[n + j] = by_log[j];
+      gate += z;
+    }
+    g.each(d, [&](int i) { by_first[i] += sum_first[i]; });
+    g.each(d, [&](int i) { by_bias[1 + i] += sum_bias[i]; });
+    g.each(width, [&](int i) { by_top[1 + i] += sum_top[i]; });
+    by_bias[0] += gate;
+    by_top[0] += first_top;
+  }
+}
+// The gradient of x, given that of the product of the space parts.
+HK_FLAT void linear_join(const hk_linear_args& a, const float* product, float* gx, hk_int begin, hk_int end) {
+  Serial g;
+  const float* top = a.top;
+  for (hk_int n = begin; n < end; ++n) {
+    const float* from = product + n * a.width;
+    float *to = gx + n * (a.width + 1), z = a.gate[n];
+    g.each(a.width, [&](int i) { to[1 + i] = from[i] + z * top[1 + i]; });
+    to[0] = a.time[n];
+  }
+}
+
+const hk_table table = {HK_NAME, conv_scratch,     conv_any, conv_backward_any, adam,   row_any,
+                        row_backward_any, tail, tail_backward, linear,            linear_backward, linear_join,
+                        tanimoto_any, columns_any};
 
 }  // namespace
 }  // namespace HK_NS

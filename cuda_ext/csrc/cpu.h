@@ -13,6 +13,12 @@ struct hk_table {
               float low);
   void (*row_backward)(int kind, const float* const* in, const float* grad, float* const* out, hk_int begin,
                        hk_int end, int d, float c, float low);
+  void (*tail)(const hk_tail_args&, hk_int begin, hk_int end);
+  void (*tail_backward)(const hk_tail_args&, hk_int begin, hk_int end);
+  void (*linear)(const hk_linear_args&, hk_int begin, hk_int end);
+  void (*linear_backward)(const hk_linear_args&, hk_int begin, hk_int end, double* by_first, double* by_bias,
+                          double* by_top, float* scratch);
+  void (*linear_join)(const hk_linear_args&, const float* product, float* gx, hk_int begin, hk_int end);
   void (*tanimoto)(const hk_word* query, const hk_word* reference, const int* sizes, hk_int m, int words,
                    float* out, hk_int begin, hk_int end);
   void (*columns)(const hk_word* columns, hk_int words, const hk_int* starts, const hk_int* sizes,

@@ -42,3 +42,38 @@ struct hk_adam_args {
   float lr_over_correction, beta1, beta2, one_over_correction2, eps, weight_decay, c;
   int amsgrad;
 };
+
+// The tail of a linear layer. Row n of z (n, d + 1) has the scale n % period of log_scale (period).
+struct hk_tail_args {
+  const float* z;  // may be `out`; in the backward pass the outputs if `kept` is given
+  const float* log_scale;
+  const float* grad;  // (n, d + 1), backward
+  float* out;         // (n, d + 1): points; backward: the gradient of z
+  float* kept;        // (2, n), or null: squared norms of the space parts, then z_0
+  float* by_scale;    // (n), backward: each row's part of the gradient of log_scale
+  hk_int n, period;
+  int d;
+  float c;
+};
+
+// A Lorentz linear layer on the CPU, for n rows: a matrix product of the space parts alone, whose sizes are powers
+// of two where the widths are (a product with one column more takes up to 1.6 times as long), and what is missing
+// of it. Rows of x hold width + 1 numbers, those of points and grad d + 1.
+struct hk_linear_args {
+  const float* x;
+  const float* product;  // (n, d): x_s times the transposed space part of the weights
+  const float* first;    // (d): the weights that take the time of x to the space part
+  const float* top;      // (width + 1): those that make z_0
+  const float* bias;     // (d + 1)
+  float log_scale, c;
+  float* points;
+  float* kept;  // (2, n): squared norms of the space parts, then z_0
+  // backward
+  const float* grad;
+  float* space;     // (n, d): gradient of the space part of z
+  float* gate;      // (n): that of z_0
+  float* time;      // (n): that of the time of x
+  float* by_scale;  // (n): each row's part of the gradient of log_scale
+  hk_int n;
+  int width, d;
+};

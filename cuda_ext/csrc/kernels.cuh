@@ -3,6 +3,7 @@
 #include "hk_adam.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
+#include "hk_tail.h"
 #include "hk_tanimoto.h"
 
 // The emulator (testing/cuda_emu.h) hands out its own memory, filled with NaN.
@@ -94,6 +95,16 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)
     HK_NS::adam_row(g, a, d, x + r * (d + 1), grad + r * (d + 1), m + r * (d + 1), v + r,
                     largest == nullptr ? nullptr : largest + r);
   });
+}
+
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_tail_kernel(hk_tail_args a) {
+  HK_NS::Lanes<8> g;
+  HK_NS::in_turn<8>(a.n, [&](hk_int r) { HK_NS::tail_at(g, a, r); });
+}
+
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_tail_backward_kernel(hk_tail_args a) {
+  HK_NS::Lanes<8> g;
+  HK_NS::in_turn<8>(a.n, [&](hk_int r) { HK_NS::tail_backward_at(g, a, r); });
 }
 
 // A block takes a query: its lanes share the reference, its warps' maxima meet in shared memory.

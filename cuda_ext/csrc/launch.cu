@@ -21,6 +21,8 @@ const Kernel kernels[] = {
     {"hk_row_kernel", (const void*)hk_row_kernel},
     {"hk_row_backward_kernel", (const void*)hk_row_backward_kernel},
     {"hk_adam_kernel", (const void*)hk_adam_kernel},
+    {"hk_tail_kernel", (const void*)hk_tail_kernel},
+    {"hk_tail_backward_kernel", (const void*)hk_tail_backward_kernel},
     {"hk_tanimoto_kernel", (const void*)hk_tanimoto_kernel},
 };
 

@@ -203,6 +203,189 @@ std::tuple<Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Te
   return {gx, gy};
 }
 
+// ---- linear layers: the product, and its tail -----------------------------------------------------------
+
+hk_tail_args check_tail(const Tensor& z, const Tensor& log_scale, double c) {
+  check(z, "z", ScalarType::Float, 2);
+  check(log_scale, "log_scale", ScalarType::Float, 1);
+  require(z.size(1) >= 2, "z must have shape (n, d + 1), got ", z.size(1), " columns");
+  require(z.size(1) < (int64_t(1) << 30), "z has too many columns: ", z.size(1));
+  int64_t n = z.size(0), period = log_scale.size(0);
+  require(period > 0 && n % period == 0, "the length of log_scale must divide ", n, ", got ", period);
+  require(c > 0, "c must be > 0, got ", c);
+  return hk_tail_args{in<float>(z), in<float>(log_scale), nullptr, nullptr, nullptr, nullptr, n, period,
+                      static_cast<int>(z.size(1) - 1), static_cast<float>(c)};
+}
+
+void run_tail(const hk_tail_args& a) {
+  torch::stable::parallel_for(0, a.n, grain(a.d), [&](int64_t begin, int64_t end) { table().tail(a, begin, end); });
+}
+
+// Sums of each row's part in float64 and in one order: the same bits on any number of threads.
+void sum_scales(const float* parts, int64_t n, int64_t period, float* total) {
+  std::vector<double> sums(period, 0.0);
+  for (int64_t i = 0; i < n; i += period)
+    for (int64_t j = 0; j < period; ++j) sums[j] += parts[i + j];
+  for (int64_t j = 0; j < period; ++j) total[j] = static_cast<float>(sums[j]);
+}
+
+// Writes the gradient of z and returns that of log_scale, given that of the points.
+Tensor run_tail_backward(hk_tail_args a, const Tensor& grad, const Tensor& gz, const Tensor& log_scale) {
+  check(grad, "grad", ScalarType::Float, 2);
+  same(grad.size(0), a.n, "the number of rows of grad");
+  same(grad.size(1), a.d + 1, "the number of columns of grad");
+  Tensor result = torch::stable::empty_like(log_scale);
+  float* total = out<float>(result);
+  Buffer parts(a.n);
+  a.grad = in<float>(grad);
+  a.out = out<float>(gz);
+  a.by_scale = parts.memory;
+  torch::stable::parallel_for(0, a.n, grain(a.d),
+                              [&](int64_t begin, int64_t end) { table().tail_backward(a, begin, end); });
+  sum_scales(parts.memory, a.n, a.period, total);
+  return result;
+}
+
+Tensor tail(Tensor z, Tensor log_scale, double c) {
+  hk_tail_args a = check_tail(z, log_scale, c);
+  Tensor result = torch::stable::empty_like(z);
+  a.out = out<float>(result);
+  run_tail(a);
+  return result;
+}
+
+std::tuple<Tensor, Tensor> tail_backward(Tensor z, Tensor log_scale, Tensor grad, double c) {
+  hk_tail_args a = check_tail(z, log_scale, c);
+  Tensor gz = torch::stable::empty_like(z);
+  Tensor gl = run_tail_backward(a, grad, gz, log_scale);
+  return {gz, gl};
+}
+
+// The arguments of a linear layer, and the memory that they point to.
+struct Linear {
+  hk_linear_args a;
+  std::vector<float> first, bias;
+};
+
+Linear check_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& log_scale,
+                    double c) {
+  check(x, "x", ScalarType::Float, 2);
+  check(weight, "weight", ScalarType::Float, 2);
+  check(log_scale, "log_scale", ScalarType::Float, 1);
+  int64_t n = x.size(0), width = x.size(1) - 1, d = weight.size(0) - 1;
+  require(width >= 1 && d >= 1, "x and weight must have shapes (n, i + 1) and (o + 1, i + 1), got ", width + 1, " and ",
+          d + 1, " for i + 1 and o + 1");
+  require(width < (int64_t(1) << 30) && d < (int64_t(1) << 30), "too many columns");
+  same(weight.size(1), width + 1, "the number of columns of weight");
+  same(log_scale.size(0), 1, "the length of log_scale");
+  require(c > 0, "c must be > 0, got ", c);
+  Linear r;
+  const float* w = in<float>(weight);
+  r.first.resize(d);
+  for (int64_t i = 0; i < d; ++i) r.first[i] = w[(i + 1) * (width + 1)];
+  if (bias.has_value()) {
+    check(*bias, "bias", ScalarType::Float, 1);
+    same(bias->size(0), d + 1, "the length of bias");
+  } else {
+    r.bias.assign(d + 1, 0.0f);
+  }
+  r.a = {};
+  r.a.x = in<float>(x);
+  r.a.first = r.first.data();
+  r.a.top = w;
+  r.a.bias = bias.has_value() ? in<float>(*bias) : r.bias.data();
+  r.a.log_scale = *in<float>(log_scale);
+  r.a.c = static_cast<float>(c);
+  r.a.n = n;
+  r.a.width = static_cast<int>(width);
+  r.a.d = static_cast<int>(d);
+  return r;
+}
+
+Tensor space_of(Tensor t, int64_t dim, int64_t size) { return torch::stable::narrow(t, dim, 1, size); }
+
+std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor log_scale, double c) {
+  Linear r = check_linear(x, weight, bias, log_scale, c);
+  hk_linear_args& a = r.a;
+  Tensor square = space_of(space_of(weight, 0, a.d), 1, a.width);
+  Tensor product = torch::stable::matmul(space_of(x, 1, a.width), torch::stable::transpose(square, 0, 1));
+  check(product, "the product (torch.autocast must be off around this operator)", ScalarType::Float, 2);
+  Tensor points = torch::stable::new_empty(x, {a.n, a.d + 1}), kept = torch::stable::new_empty(x, {2, a.n});
+  a.product = in<float>(product);
+  a.points = out<float>(points);
+  a.kept = out<float>(kept);
+  torch::stable::parallel_for(0, a.n, grain(a.d), [&](int64_t begin, int64_t end) { table().linear(a, begin, end); });
+  return {points, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_backward(Tensor x, Tensor weight, std::optional<Tensor> bias,
+                                                           Tensor log_scale, double c, Tensor points, Tensor kept,
+                                                           Tensor grad, bool by_x, bool by_weight) {
+  Linear r = check_linear(x, weight, bias, log_scale, c);
+  hk_linear_args& a = r.a;
+  int64_t n = a.n, d = a.d, width = a.width;
+  check(points, "points", ScalarType::Float, 2);
+  check(kept, "kept", ScalarType::Float, 2);
+  check(grad, "grad", ScalarType::Float, 2);
+  for (const Tensor* t : {&points, &grad}) {
+    same(t->size(0), n, "the number of rows of points and grad");
+    same(t->size(1), d + 1, "the number of columns of points and grad");
+  }
+  same(kept.numel(), 2 * n, "the numbers in kept");
+  Tensor space = torch::stable::new_empty(x, {n, d});
+  Buffer rows(3 * n);
+  a.points = out<float>(points);
+  a.kept = out<float>(kept);
+  a.grad = in<float>(grad);
+  a.space = out<float>(space);
+  a.gate = rows.memory;
+  a.time = rows.memory + n;
+  a.by_scale = rows.memory + 2 * n;
+  // What all rows add to: every worker has its own copy.
+  int64_t workers = torch::stable::get_num_threads(), most = n / grain(d) + 1, all = 2 * d + width + 2;
+  if (workers > most) workers = most;
+  std::vector<double> sums(workers * all, 0.0);
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t b, int64_t e) {
+    Buffer scratch(all);
+    for (int64_t i = b; i < e; ++i) {
+      double* to = sums.data() + i * all;
+      table().linear_backward(a, n * i / workers, n * (i + 1) / workers, to, to + d, to + 2 * d + 1, scratch.memory);
+    }
+  });
+  for (int64_t i = 1; i < workers; ++i)
+    for (int64_t j = 0; j < all; ++j) sums[j] += sums[i * all + j];
+
+  Tensor gl = torch::stable::empty_like(log_scale);
+  sum_scales(a.by_scale, n, 1, out<float>(gl));
+  Tensor gx = by_x ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor gw = by_weight ? torch::stable::empty_like(weight) : torch::stable::new_empty(x, {0});
+  Tensor gb = bias.has_value() ? torch::stable::empty_like(*bias) : torch::stable::new_empty(x, {0});
+  if (by_x) {
+    Tensor product = torch::stable::matmul(space, space_of(space_of(weight, 0, d), 1, width));
+    check(product, "the gradient's product", ScalarType::Float, 2);
+    const float* from = in<float>(product);
+    float* to = out<float>(gx);
+    torch::stable::parallel_for(0, n, grain(width), [&](int64_t begin, int64_t end) {
+      table().linear_join(a, from, to, begin, end);
+    });
+  }
+  if (by_weight) {
+    Tensor product = torch::stable::matmul(torch::stable::transpose(space, 0, 1), space_of(x, 1, width));
+    check(product, "the weights' product", ScalarType::Float, 2);
+    const float* from = in<float>(product);
+    float* to = out<float>(gw);
+    for (int64_t j = 0; j <= width; ++j) to[j] = static_cast<float>(sums[2 * d + 1 + j]);
+    for (int64_t i = 0; i < d; ++i) {
+      float* line = to + (i + 1) * (width + 1);
+      line[0] = static_cast<float>(sums[i]);
+      std::memcpy(line + 1, from + i * width, width * sizeof(float));
+    }
+  }
+  if (bias.has_value())
+    for (int64_t i = 0; i <= d; ++i) out<float>(gb)[i] = static_cast<float>(sums[d + i]);
+  return {gx, gw, gb, gl};
+}
+
 // ---- Adam -----------------------------------------------------------------------------------------------
 
 void adam(Tensor x, Tensor grad, Tensor m, Tensor v, std::optional<Tensor> largest, double rate, double beta1,
@@ -406,6 +589,12 @@ STABLE_TORCH_LIBRARY(hyperkit_ext, m) {
   m.def(
       "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> (Tensor, "
       "Tensor)");
+  m.def("tail(Tensor z, Tensor log_scale, float c) -> Tensor");
+  m.def("tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)");
+  m.def(
+      "linear_backward(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c, Tensor points, Tensor kept, "
+      "Tensor grad, bool by_x, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, float "
       "beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()");
@@ -426,6 +615,10 @@ STABLE_TORCH_LIBRARY_IMPL(hyperkit_ext, CPU, m) {
   m.impl("tanimoto_columns", TORCH_BOX(&tanimoto_columns));
   m.impl("row", TORCH_BOX(&row));
   m.impl("row_backward", TORCH_BOX(&row_backward));
+  m.impl("tail", TORCH_BOX(&tail));
+  m.impl("tail_backward", TORCH_BOX(&tail_backward));
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_backward", TORCH_BOX(&linear_backward));
   m.impl("adam_", TORCH_BOX(&adam));
   m.impl("conv", TORCH_BOX(&conv));
   m.impl("conv_backward", TORCH_BOX(&conv_backward));

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hyperkit._checks import curvature, floats
 from hyperkit.manifolds.lorentz import Lorentz
+from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as ops
 from hyperkit.ops._rows import plain
 
@@ -121,22 +122,65 @@ def _tail_backward(z: Tensor, log_scale: Tensor, grad: Tensor, c: float, scalars
 class _Tail(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z: Tensor, log_scale: Tensor, c: float) -> Tensor:
+        ctx.c = c
+        out = _fused.tail(z, log_scale, c)
+        if out is not None:
+            ctx.save_for_backward(z, log_scale)
+            return out
         scalars = _scalars(z, log_scale, c)
         q, _, _, f2 = scalars
         out = torch.empty_like(z)
         torch.mul(z[..., 1:], torch.sqrt(f2), out=out[..., 1:])
         out[..., :1] = torch.sqrt(f2 * q + 1.0 / c)
         ctx.save_for_backward(z, log_scale, *scalars)
-        ctx.c = c
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         z, log_scale, *scalars = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for: the scalars must depend on z
-            scalars = _scalars(z, log_scale, ctx.c)
-        grad_z, grad_scale = _tail_backward(z, log_scale, grad, ctx.c, scalars)
-        return grad_z, grad_scale, None
+            return *_tail_backward(z, log_scale, grad, ctx.c, _scalars(z, log_scale, ctx.c)), None
+        if not scalars:
+            return *_fused.tail_backward(z, log_scale, grad, ctx.c), None
+        return *_tail_backward(z, log_scale, grad, ctx.c, scalars), None
+
+
+class _Linear(torch.autograd.Function):
+    """The product and its tail, which overwrites the product: kept are the layer's inputs and its points."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: float) -> Tensor:
+        out, kept = _fused.linear(x, weight, bias, log_scale, c)
+        ctx.save_for_backward(x, weight, bias, log_scale, out, kept)
+        ctx.c = c
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        *inputs, out, kept = ctx.saved_tensors
+        x, weight, bias, log_scale = inputs
+        wanted = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():  # a second derivative is asked for: the product is made again
+            z = nn.functional.linear(x, weight, bias)
+            gz, by_scale = _tail_backward(z, log_scale, grad, ctx.c, _scalars(z, log_scale, ctx.c))
+            flat = gz.flatten(0, -2)
+            by_x = gz @ weight if wanted[0] else None
+            by_weight = flat.T @ x.flatten(0, -2) if wanted[1] else None
+            by_bias = flat.sum(0) if wanted[2] else None
+            return by_x, by_weight, by_bias, by_scale, None
+        found = _fused.linear_backward(*inputs, ctx.c, out, kept, grad, *wanted[:2])
+        return *(g if n else None for g, n in zip(found, wanted, strict=True)), None
+
+
+def lorentz_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: float | Tensor
+) -> Tensor:
+    """Product ``x weight^T + bias`` and :func:`lorentz_tail`, for one scale in one compiled operator."""
+    if not _fused.takes_linear(x, weight, bias, log_scale, c):
+        return lorentz_tail(nn.functional.linear(x, weight, bias), log_scale, c)
+    if torch.is_grad_enabled():
+        return _Linear.apply(x, weight, bias, log_scale, c)
+    return _fused.linear(x, weight, bias, log_scale, c)[0]  # type: ignore[arg-type]
 
 
 def lorentz_tail(z: Tensor, log_scale: Tensor, c: float | Tensor) -> Tensor:

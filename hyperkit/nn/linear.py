@@ -13,7 +13,7 @@ from hyperkit.nn._base import (
     LorentzCurvature,
     LorentzLayer,
     activation_of,
-    lorentz_tail,
+    lorentz_linear,
     positive,
     share,
 )
@@ -90,7 +90,7 @@ class LorentzLinear(LorentzLayer):
             x = self.activation(x)
         if self.dropout and self.training:
             x = nn.functional.dropout(x, self.dropout)
-        return lorentz_tail(nn.functional.linear(x, self.weight, self.bias), self.log_scale, self.c)
+        return lorentz_linear(x, self.weight, self.bias, self.log_scale, self.c)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

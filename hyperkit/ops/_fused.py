@@ -35,6 +35,7 @@ SMALLEST = 1 << 14
 """Numbers in an argument from which on, on the CPU, a row operation is worth an operator's call (some 40
 microseconds). On a GPU one launch replaces many at any size."""
 
+_TYPES = (Tensor, torch.nn.Parameter)
 _local = threading.local()
 
 
@@ -110,25 +111,24 @@ def _transformed() -> bool:
 
 def _takes(c: Curvature, *tensors: Tensor | None) -> bool:
     """Whether a kernel can take these, if there is one."""
-    device = next((t.device for t in tensors if t is not None), None)
-    return (
-        not isinstance(c, Tensor)
-        and device is not None
-        and device.type in ("cpu", "cuda")
-        and not getattr(_local, "off", False)
-        and not _transformed()
-        and not _checks.checking()
-        and all(
-            t is None
-            or (
-                t.dtype is torch.float32
-                and t.device == device
-                and type(t) in (Tensor, torch.nn.Parameter)
-                and t.layout is torch.strided
-            )
-            for t in tensors
-        )
-    )
+    if isinstance(c, Tensor) or getattr(_local, "off", False) or _transformed() or _checks.checking():
+        return False
+    device = None
+    for t in tensors:  # a plain loop: this is asked at every call, and a generator would double the time
+        if t is None:
+            continue
+        if device is None:
+            device = t.device
+            if device.type not in ("cpu", "cuda"):
+                return False
+        if (
+            t.dtype is not torch.float32
+            or type(t) not in _TYPES
+            or t.device != device
+            or t.layout is not torch.strided
+        ):
+            return False
+    return device is not None
 
 
 def row(kind: int, c: Curvature, x: Tensor, y: Tensor | None = None) -> Tensor | None:
@@ -146,6 +146,104 @@ def row(kind: int, c: Curvature, x: Tensor, y: Tensor | None = None) -> Tensor |
     other = None if y is None else y.reshape(-1, x.shape[-1]).contiguous()
     out = torch.ops.hyperkit_ext.row(kind, flat, other, float(c))  # type: ignore[arg-type]
     return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _direct() -> contextlib.AbstractContextManager[object]:
+    """A block that passes over the layer that ``register_autograd`` puts around an operator.
+
+    That layer is written in Python and costs some 10 microseconds a call, as much as a linear layer's tail on
+    300 rows. Only for callers that hold the derivative themselves.
+    """
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def tail(z: Tensor, log_scale: Tensor, c: float) -> Tensor | None:
+    """A linear layer's tail (:func:`hyperkit.nn._base.lorentz_tail`) on rows ``(*, d + 1)``; no autograd.
+
+    `log_scale` is one number, or has as last dimensions those of the rows, as heads have it. Taken at any
+    size: the eager form is made of a dozen small operations.
+    """
+    if not _takes(c, z, log_scale) or not active(z.device.type) or z.numel() == 0 or z.shape[-1] < 2:
+        return None
+    size = log_scale.shape
+    while size and size[0] == 1:
+        size = size[1:]
+    one = log_scale.numel() == 1 and log_scale.ndim <= z.ndim
+    if not one and size != (*z.shape[max(0, z.ndim - len(size)) : -1], 1):
+        return None
+    with _direct():
+        out = torch.ops.hyperkit_ext.tail(_flat(z), log_scale.reshape(-1).contiguous(), c)
+    return out.view(z.shape)
+
+
+def tail_backward(z: Tensor, log_scale: Tensor, grad: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`tail`, after it; no autograd."""
+    with _direct():
+        gz, gl = torch.ops.hyperkit_ext.tail_backward(
+            _flat(z), log_scale.reshape(-1).contiguous(), _flat(grad), c
+        )
+    return gz.view(z.shape), gl.view(log_scale.shape)
+
+
+def takes_linear(x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: Curvature) -> bool:
+    """Whether :func:`linear` can be called with these: one scale, and a product in float32."""
+    return (
+        not torch.compiler.is_compiling()
+        and _takes(c, x, weight, bias, log_scale)
+        and x.numel() > 0
+        and log_scale.shape == (1,)
+        and not torch.is_autocast_enabled(x.device.type)
+        and active(x.device.type)
+    )
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: float
+) -> tuple[Tensor, Tensor]:
+    """A Lorentz linear layer on rows ``(*, D)``: the product, and its tail in place; no autograd.
+
+    Also returns what :func:`linear_backward` needs, two numbers a row.
+    """
+    b = None if bias is None else bias.contiguous()
+    with _direct():
+        out, kept = torch.ops.hyperkit_ext.linear(_flat(x), weight.contiguous(), b, log_scale, c)
+    return out.view(*x.shape[:-1], out.shape[-1]), kept
+
+
+def linear_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_scale: Tensor,
+    c: float,
+    points: Tensor,
+    kept: Tensor,
+    grad: Tensor,
+    by_x: bool,
+    by_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`linear` for x, weight, bias and log_scale; no autograd. One not wanted is empty."""
+    b = None if bias is None else bias.contiguous()
+    given = (
+        _flat(x),
+        weight.contiguous(),
+        b,
+        log_scale,
+        c,
+        _flat(points),
+        kept,
+        _flat(grad),
+        by_x,
+        by_weight,
+    )
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with _direct(), _checks.full_precision(x) if autocast else contextlib.nullcontext():
+        gx, gw, gb, gl = torch.ops.hyperkit_ext.linear_backward(*given)
+    return gx.view(x.shape) if by_x else gx, gw, gb, gl
 
 
 def adam(

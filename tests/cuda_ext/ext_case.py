@@ -55,6 +55,32 @@ def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu")
     return [a] if kind == 7 else [a, b]
 
 
+def linear_case(
+    n: int = 24, i: int = 9, o: int = 7, *, bias: bool = True, device: str = "cpu"
+) -> list[Tensor | None]:
+    """Arguments of the operator `linear`; among the rows points far out and a product that vanishes."""
+    g = torch.Generator().manual_seed(0)
+    x = L.expmap0(torch.nn.functional.pad(torch.randn(n, i, generator=g) * 2.0 / i**0.5, (1, 0)), 1.3)
+    x[n // 2] *= 1e3
+    weight = torch.randn(o + 1, i + 1, generator=g) * 0.5
+    b = torch.randn(o + 1, generator=g)
+    if not bias:
+        x[0] = 0.0
+    given = [x, weight, b if bias else None, torch.tensor([0.7])]
+    return [None if t is None else t.to(device) for t in given]
+
+
+def tail_case(n: int = 24, d: int = 7, scales: int = 3, device: str = "cpu") -> list[Tensor]:
+    """Arguments of the operator `tail`, hard rows among them: no direction, a shut gate, an open one."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(n, d + 1, generator=g)
+    z[0, 1:] = 0.0
+    z[1, 1:] *= 1e-20
+    z[2, 1:] *= 1e4
+    z[3, 0], z[4, 0], z[5, 0] = -80.0, 80.0, -1e4
+    return [z.to(device), torch.randn(scales, generator=g).to(device)]
+
+
 def conv_case(
     correlation: str = "distance",
     *,

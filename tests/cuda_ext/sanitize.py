@@ -16,7 +16,16 @@ import sys
 from typing import Any
 
 import torch
-from ext_case import SCALAR, conv_case, conv_gradients, relative, row_gradients, rows
+from ext_case import (
+    SCALAR,
+    conv_case,
+    conv_gradients,
+    linear_case,
+    relative,
+    row_gradients,
+    rows,
+    tail_case,
+)
 from hyperkit._ext import build, gpu, ops, reference
 
 SIZES = (
@@ -42,13 +51,21 @@ def convolutions(op: Any, device: str) -> None:
 
 
 def others(op: Any, device: str) -> None:
-    """Rows, Adam's step, nearest neighbours."""
+    """Rows, linear layers, Adam's step, nearest neighbours."""
     for kind in range(gpu.KINDS):
         for d in (1, 21, 64):
             ts = rows(kind, n=37, d=d, device=device)
             out = op.row(kind, ts[0], ts[1] if len(ts) > 1 else None, 1.3)
             assert relative(out, reference.row(kind, *[t.double() for t in ts], c=1.3)) < 2e-6
             row_gradients(op, kind, ts, torch.randn_like(ts[0][:, :1] if kind in SCALAR else ts[0]))
+    for d in (1, 21, 64):
+        for scales in (1, 37):
+            z, scale = tail_case(37, d, scales, device=device)
+            op.tail_backward(z, scale, torch.randn_like(op.tail(z, scale, 1.3)), 1.3)
+        for n, bias in ((37, True), (1, False)):
+            given = linear_case(n, 21, d, bias=bias, device=device)
+            out, kept = op.linear(*given, 1.3)
+            op.linear_backward(*given, 1.3, out, kept, torch.randn_like(out), True, True)
     x = rows(0, n=37, d=21, device=device)[0]
     for largest in (None, torch.zeros(37, 1, device=device)):
         moments = torch.zeros_like(x), torch.zeros(37, 1, device=device)

@@ -18,11 +18,13 @@ from ext_case import (
     conv_gradients,
     emulated,
     emulator,
+    linear_case,
     needs_compiler,
     operators,
     relative,
     row_gradients,
     rows,
+    tail_case,
 )
 from hyperkit._ext import gpu, nvrtc, reference
 from torch import Tensor
@@ -46,6 +48,28 @@ def test_rows_agree(kind):
         ops = emulated(seed)
         assert relative(row(ops, kind, ts), want) < 2e-6
         for a, b in zip(row_gradients(ops, kind, ts, g), expected, strict=True):
+            assert relative(a, b) < 1e-5
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+def test_tail_and_linear_agree(scales):
+    z, scale = tail_case(n=9, d=37, scales=scales)
+    us = [t.double().requires_grad_() for t in (z, scale)]
+    want = reference.tail(*us, 1.3)
+    g = torch.randn_like(z)
+    expected = torch.autograd.grad(want, us, g.double())
+    given = linear_case(9, 5, 37)
+    doubles = [t.double().requires_grad_() for t in given if t is not None]
+    points = reference.linear(*doubles, 1.3)
+    by_linear = torch.autograd.grad(points, doubles, g.double())
+    for seed in SEEDS:
+        ops = emulated(seed)
+        assert relative(ops.tail(z, scale, 1.3), want) < 2e-6
+        for a, b in zip(ops.tail_backward(z, scale, g, 1.3), expected, strict=True):
+            assert relative(a, b) < 1e-5
+        out, kept = ops.linear(*given, 1.3)
+        assert relative(out, points) < 2e-6
+        for a, b in zip(ops.linear_backward(*given, 1.3, out, kept, g, True, True), by_linear, strict=True):
             assert relative(a, b) < 1e-5
 
 
@@ -139,6 +163,10 @@ def test_errors_come_before_a_kernel():
         (lambda: ops.row(0, x.T.contiguous().T, y, 1.0), "contiguous"),
         (lambda: ops.row(0, x.to("meta"), y, 1.0), "must be on cpu"),
         (lambda: ops.row(0, x, y, -1.0), "c must be > 0"),
+        (lambda: ops.tail(x, x[0, :7].contiguous(), 1.0), "log_scale must divide"),
+        (lambda: ops.tail_backward(x, x[0, :1], y[:3], 1.0), "grad has the wrong shape"),
+        (lambda: ops.linear(x, y[:5, 1:].contiguous(), None, x[0, :1], 1.0), "columns of weight"),
+        (lambda: ops.linear(x, y[:5], x[0, :4], x[0, :1], 1.0), "length of bias"),
         (lambda: graphs.conv(*swap(7, source + 100)), "source must name nodes"),
         (lambda: graphs.conv(*swap(7, source - 1)), "source must name nodes"),
         (lambda: graphs.conv(*swap(6, begin + 1)), "begin must go from 0"),
