@@ -55,7 +55,9 @@ def main() -> None:
         depths[rows] = batch["depth"].max(1).values.numpy()
     made = model.sample_latents(len(smiles), torch.Generator().manual_seed(args.seed))
     with torch.no_grad():
-        blurred = model.autoencoder.blur(real)  # what the prior learns: latents with the training noise
+        blurred = model.autoencoder.blur(
+            real, fade=model.config.fade
+        )  # what the prior learns: latents with the training noise
     mols = [Chem.MolFromSmiles(s) for s in smiles]
     features = {
         "heavy atoms": np.array([m.GetNumHeavyAtoms() for m in mols]),

@@ -3,9 +3,10 @@
     python tests/benchmarks/generator_priors.py runs/moses/model -n 10000
 
 For each model folder: molecules decoded from latents of held-out molecules (as points, and with the training
-noise), from a wrapped normal fitted to the latter, and from the model's own prior; FCD, SNN, Frag and Scaf
-against the other half of the held-out molecules, and the floor: as many training molecules. Settings are
-chosen by this table, never by MOSES's test sets.
+noise, faded as the model's prior is), from a wrapped normal fitted to the latter, and from the model's own
+prior; FCD, SNN, Frag and Scaf against the other half of the held-out molecules, and the floor: as many
+training molecules. Settings are chosen by this table, never by MOSES's test sets. `--fade` tries other
+amounts than the model's own, for the kinds `noised` and `normal`.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def smiles_of(sampler: Sampler, data, index: np.ndarray) -> list[str]:
 class Sources:
     """Molecules of each kind for one model."""
 
-    def __init__(self, folder: Path, seed: int, console: Console) -> None:
+    def __init__(self, folder: Path, seed: int, console: Console, fade: float | None = None) -> None:
         self.seed = seed
         self.model = MoleculeGenerator.load(folder)
         config = self.model.config
+        self.fade = config.fade if fade is None else fade
         self.data = load_data(config, console)
         self.train, held = split(self.data, config.data.validation, None, config.seed)
         self.sampler, self.latents = Sampler(self.model), self.model.autoencoder.latents
@@ -60,7 +62,7 @@ class Sources:
         self.points = self.model.autoencoder.encode_all(self.data, held[half:])
         torch.manual_seed(seed)
         with torch.no_grad():
-            noised = self.model.autoencoder.blur(self.points)
+            noised = self.model.autoencoder.blur(self.points, fade=self.fade)
         self.normal = WrappedNormalPrior(self.latents.features)
         self.normal.fit(torch.cat([self.latents.log0(x) for x in noised], -1))
 
@@ -73,6 +75,7 @@ class Sources:
         if kind == "prior":
             return [s for part in self.sampler.sample(count, self.seed) for s in part]
         out: list[str] = []
+        fade = 0.0 if kind == "points" else self.fade
         while len(out) < count:
             size = min(1024, count - len(out))
             if kind == "normal":
@@ -83,8 +86,8 @@ class Sources:
                 z = Latent(*(x[rows] for x in self.points))
                 if kind == "noised":
                     with torch.no_grad():
-                        z = self.model.autoencoder.blur(z, rng)
-            out += self.sampler.smiles(self.sampler.decode(z, rng))
+                        z = self.model.autoencoder.blur(z, rng, fade)
+            out += self.sampler.smiles(self.sampler.decode(z, rng, fade=fade))
         return out
 
 
@@ -95,13 +98,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="kinds: floor points noised normal prior")
+    parser.add_argument("--fade", type=float, help="the model's own if left out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.jobs)
     console = Console()
     found: dict[str, dict[str, float | None]] = {}
     for folder in args.models:
-        sources = Sources(folder, args.seed, console)
+        sources = Sources(folder, args.seed, console, args.fade)
         for kind in args.only or ("floor", "points", "noised", "normal", "prior"):
             report = evaluate(
                 sources.draw(kind, args.n), metrics=METRICS, reference=sources.reference, n_jobs=args.jobs
