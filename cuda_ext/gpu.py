@@ -21,8 +21,10 @@ WARPS = 4
 """Warps in a block, ``HK_WARPS`` in ``kernels.cuh``."""
 LANES = 8
 """Lanes that take a row, or a node where shared memory allows."""
-KINDS = 10
-_SCALAR, _TWO = (0, 1, 5), (0, 1, 2, 5, 8, 9)
+KINDS = 14
+"""Row operations, numbered as in ``csrc/hk_args.h``; of them those with one number a row as result."""
+SCALAR_ROWS = (0, 1, 5)
+_LORENTZ_ROWS, _SINGLE_ROWS, _TRIPLE_ROWS = (0, 1, 2, 3, 4, 10, 11), (3, 4, 6, 7), (11, 13)
 _RESIDENT = 16
 """Blocks for each multiprocessor at most; nodes and rows beyond are taken in turn by the same lanes."""
 
@@ -267,46 +269,61 @@ class Operators:
 
     # ---- rows --------------------------------------------------------------------------------------------
 
-    def _check_rows(self, kind: int, x: Tensor, y: Tensor | None, c: float) -> None:
+    def _check_rows(self, kind: int, x: Tensor, y: Tensor | None, v: Tensor | None, c: float) -> None:
         _require(0 <= kind < KINDS, f"kind must be 0 to {KINDS - 1}, got {kind}")
         self._check(2, x=x)
-        _require(x.shape[1] >= 1 + (kind <= 4), f"x has too few columns: {x.shape[1]}")
-        _require(
-            (y is not None) == (kind in _TWO), f"kind {kind} {'needs' if kind in _TWO else 'takes no'} y"
-        )
-        if y is not None:
-            self._check(2, y=y)
-            _same(y.shape[0], x.shape[0], "the number of rows of y")
-            _same(y.shape[1], x.shape[1], "the number of columns of y")
+        _require(x.shape[1] >= 1 + (kind in _LORENTZ_ROWS), f"x has too few columns: {x.shape[1]}")
+        needed = kind not in _SINGLE_ROWS, kind in _TRIPLE_ROWS
+        for name, t, wanted in zip("yv", (y, v), needed, strict=True):
+            _require((t is not None) == wanted, f"kind {kind} {'needs' if wanted else 'takes no'} {name}")
+            if t is not None:
+                self._check(2, torch.float32, **{name: t})
+                _same(t.shape[0], x.shape[0], f"the number of rows of {name}")
+                _same(t.shape[1], x.shape[1], f"the number of columns of {name}")
         _require(c > 0, f"c must be > 0, got {c}")
 
-    def row(self, kind: int, x: Tensor, y: Tensor | None, c: float) -> Tensor:
+    def row(self, kind: int, x: Tensor, y: Tensor | None, v: Tensor | None, c: float) -> Tensor:
         """Operation `kind` on rows; see ``csrc/hk_rows.h``."""
-        self._check_rows(kind, x, y, c)
-        out = x.new_empty(x.shape[0], 1) if kind in _SCALAR else torch.empty_like(x)
-        n, d = x.shape[0], x.shape[1] - (kind <= 4)
-        rest = (pointer(x), pointer(y), pointer(out), ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c))
-        self._run("hk_row_kernel", n, (ctypes.c_int(kind), *rest))
+        self._check_rows(kind, x, y, v, c)
+        out = x.new_empty(x.shape[0], 1) if kind in SCALAR_ROWS else torch.empty_like(x)
+        n, d = x.shape[0], x.shape[1] - (kind in _LORENTZ_ROWS)
+        rows = (pointer(x), pointer(y), pointer(v), pointer(out))
+        self._run(
+            "hk_row_kernel",
+            n,
+            (ctypes.c_int(kind), *rows, ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c)),
+        )
         return out
 
     def row_backward(
-        self, kind: int, x: Tensor, y: Tensor | None, grad: Tensor, c: float, first: bool, second: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of :meth:`row` for x and y; one that is not wanted is empty."""
-        self._check_rows(kind, x, y, c)
+        self,
+        kind: int,
+        x: Tensor,
+        y: Tensor | None,
+        v: Tensor | None,
+        grad: Tensor,
+        c: float,
+        first: bool,
+        second: bool,
+        third: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of :meth:`row` for x, y and v; one that is not wanted is empty."""
+        self._check_rows(kind, x, y, v, c)
         self._check(2, grad=grad)
         _same(grad.shape[0], x.shape[0], "the number of rows of grad")
-        _same(grad.shape[1], 1 if kind in _SCALAR else x.shape[1], "the number of columns of grad")
-        _require(first or kind in _TWO, "the gradient of x is the only one there is")
-        second = second and kind in _TWO
-        gx, gy = (torch.empty_like(x) if wanted else x.new_empty(0) for wanted in (first, second))
-        n, d = x.shape[0], x.shape[1] - (kind <= 4)
-        into = (pointer(gx if first else None), pointer(gy if second else None))
-        rest = (*into, ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c))
+        _same(grad.shape[1], 1 if kind in SCALAR_ROWS else x.shape[1], "the number of columns of grad")
+        _require(first or kind not in _SINGLE_ROWS, "the gradient of x is the only one there is")
+        wanted = first, second and y is not None, third and v is not None
+        gx, gy, gv = (torch.empty_like(x) if w else x.new_empty(0) for w in wanted)
+        n, d = x.shape[0], x.shape[1] - (kind in _LORENTZ_ROWS)
+        into = (pointer(g if w else None) for g, w in zip((gx, gy, gv), wanted, strict=True))
+        rows = (pointer(x), pointer(y), pointer(v), pointer(grad), *into)
         self._run(
-            "hk_row_backward_kernel", n, (ctypes.c_int(kind), pointer(x), pointer(y), pointer(grad), *rest)
+            "hk_row_backward_kernel",
+            n,
+            (ctypes.c_int(kind), *rows, ctypes.c_longlong(n), ctypes.c_int(d), *curvature(c)),
         )
-        return gx, gy
+        return gx, gy, gv
 
     # ---- linear layers: the product, and its tail --------------------------------------------------------
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from . import build, gpu, nvrtc, reference
 
-SCALAR_ROWS = (0, 1, 5)
 _CONV_TENSORS = 6  # x, matrix, first, bias, scale, kernels: then the graph, whose weights come ninth
 
 
@@ -46,54 +45,50 @@ def differentiate_twice(
     return [next(left) if n else None for n in needed], second[-1]
 
 
-def _row_fake(kind: int, x: Tensor, y: Tensor | None, c: float) -> Tensor:
-    return x.new_empty(x.shape[0], 1) if kind in SCALAR_ROWS else torch.empty_like(x)
+def _row_fake(kind: int, x: Tensor, y: Tensor | None, v: Tensor | None, c: float) -> Tensor:
+    return x.new_empty(x.shape[0], 1) if kind in gpu.SCALAR_ROWS else torch.empty_like(x)
 
 
-def _row_backward_fake(kind, x, y, grad, c, first, second):
-    none = x.new_empty(0)
-    return (
-        torch.empty_like(x) if first else none,
-        torch.empty_like(x) if second and y is not None else torch.empty_like(none),
-    )
+def _row_backward_fake(kind, x, y, v, grad, c, first, second, third):
+    wanted = (first, second and y is not None, third and v is not None)
+    return tuple(torch.empty_like(x) if w else x.new_empty(0) for w in wanted)
 
 
 def _row_setup(ctx: Any, inputs: tuple, output: Any) -> None:
-    kind, x, y, c = inputs
-    ctx.save_for_backward(x, y)
+    kind, x, y, v, c = inputs
+    ctx.save_for_backward(x, y, v)
     ctx.kind, ctx.c = kind, c
 
 
 def _row_grad(ctx: Any, grad: Tensor) -> tuple:
-    x, y = ctx.saved_tensors
-    _, first, second, _ = ctx.needs_input_grad
-    gx, gy = torch.ops.hyperkit_ext.row_backward(
-        ctx.kind, x, y, grad.contiguous(), ctx.c, first or y is None, second
+    x, y, v = ctx.saved_tensors
+    _, first, second, third, _ = ctx.needs_input_grad
+    gx, gy, gv = torch.ops.hyperkit_ext.row_backward(
+        ctx.kind, x, y, v, grad.contiguous(), ctx.c, first or y is None, second, third
     )
-    return None, gx if first else None, gy if second else None, None
+    return None, gx if first else None, gy if second else None, gv if third else None, None
 
 
 def _row_backward_setup(ctx: Any, inputs: tuple, output: Any) -> None:
-    kind, x, y, grad, c, _, _ = inputs
-    ctx.save_for_backward(x, y, grad)
+    kind, x, y, v, grad, c, *_ = inputs
+    ctx.save_for_backward(x, y, v, grad)
     ctx.kind, ctx.c = kind, c
 
 
-def _row_backward_grad(ctx: Any, gx: Tensor | None, gy: Tensor | None) -> tuple:
-    x, y, grad = ctx.saved_tensors
-    inputs = [x] if y is None else [x, y]
+def _row_backward_grad(ctx: Any, *gradients: Tensor | None) -> tuple:
+    *rows, grad = ctx.saved_tensors
+    inputs = [t for t in rows if t is not None]
     upstream = [
-        u if u is not None and u.shape == x.shape else None for u in ([gx] if y is None else [gx, gy])
+        u if u is not None and u.shape == t.shape else None for u, t in zip(gradients, inputs, strict=False)
     ]
-    needed = [u is not None for u in upstream]
+    if all(u is None for u in upstream):
+        return (None,) * 9
     f = functools.partial(reference.row, ctx.kind, c=ctx.c)
-    # A gradient for an input is wanted even where only the other's came in: all inputs are leaves.
-    zeros = [torch.zeros_like(x) if u is None else u for u in upstream]
-    if not any(needed):
-        return (None,) * 7
+    # A gradient for an input is wanted even where only the others' came in: all inputs are leaves.
+    zeros = [torch.zeros_like(t) if u is None else u for u, t in zip(upstream, inputs, strict=True)]
     found, by_grad = differentiate_twice(f, inputs, [True] * len(inputs), grad, zeros)
-    second = found[1] if len(found) > 1 else None
-    return None, found[0], second, by_grad, None, None, None
+    found += [None] * (3 - len(found))
+    return None, *found, by_grad, None, None, None, None
 
 
 def _tail_fake(z: Tensor, log_scale: Tensor, c: float) -> Tensor:
@@ -175,7 +170,8 @@ def _linear_backward_grad(ctx: Any, *upstream: Tensor | None) -> tuple:
     ]
 
     def f(*tensors: Tensor) -> Tensor:
-        return reference.linear(*tensors[:2], None if bias is None else tensors[2], tensors[-1], ctx.c)
+        b = None if bias is None else tensors[2]
+        return reference.linear(tensors[0], tensors[1], b, tensors[-1], ctx.c)
 
     with torch.autocast(grad.device.type, enabled=False):
         found, by_grad = differentiate_twice(f, leaves, [True] * len(leaves), grad, given)
@@ -280,9 +276,9 @@ def register() -> None:
 SCHEMAS = (
     "tanimoto_max(Tensor query, Tensor reference) -> Tensor",
     "tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor sizes) -> Tensor",
-    "row(int kind, Tensor x, Tensor? y, float c) -> Tensor",
-    "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> "
-    "(Tensor, Tensor)",
+    "row(int kind, Tensor x, Tensor? y, Tensor? v, float c) -> Tensor",
+    "row_backward(int kind, Tensor x, Tensor? y, Tensor? v, Tensor grad, float c, bool first, bool second, "
+    "bool third) -> (Tensor, Tensor, Tensor)",
     "tail(Tensor z, Tensor log_scale, float c) -> Tensor",
     "tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)",
     "linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)",
@@ -338,7 +334,7 @@ def _operators(launch: gpu.Launch, device: torch.device) -> gpu.Operators:
 
 def _try(launch: gpu.Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
-        _operators(launch, device).row(7, torch.zeros(1, 1, device=device), None, 1.0)
+        _operators(launch, device).row(7, torch.zeros(1, 1, device=device), None, None, 1.0)
         torch.cuda.synchronize(device)
 
 

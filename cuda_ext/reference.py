@@ -9,21 +9,19 @@ import torch
 from torch import Tensor
 
 
-def row(kind: int, x: Tensor, y: Tensor | None = None, *, c: float) -> Tensor:
-    """Operator ``row``: kinds as in ``csrc/hk_rows.h``; x, y of shape ``(n, d + 1)`` or ``(n, d)``."""
+def row(kind: int, x: Tensor, y: Tensor | None = None, v: Tensor | None = None, *, c: float) -> Tensor:
+    """Operator ``row``: kinds as in ``csrc/hk_args.h``; x, y, v of shape ``(n, d + 1)`` or ``(n, d)``."""
     from hyperkit.ops import _fused, lorentz, poincare
 
-    two = (lorentz.dist, lorentz.sqdist, lorentz.logmap, None, None, poincare.dist, None, None)
-    pairs = (*two, poincare.mobius_add, poincare.logmap)
-    singles = (None, None, None, lorentz.expmap0, lorentz.logmap0, None, poincare.expmap0, poincare.logmap0)
+    functions = (
+        *(lorentz.dist, lorentz.sqdist, lorentz.logmap, lorentz.expmap0, lorentz.logmap0),
+        *(poincare.dist, poincare.expmap0, poincare.logmap0, poincare.mobius_add, poincare.logmap),
+        *(lorentz.expmap, lorentz.transp, poincare.expmap, poincare.transp),
+    )
+    given = [t for t in (x, y, v) if t is not None]
+    options = {"keepdim": True} if kind in (0, 1, 5) else {}
     with _fused.disabled():
-        if y is None:
-            f = singles[kind]
-            assert f is not None
-            return f(x, c)
-        g = pairs[kind]
-        assert g is not None
-        return g(x, y, c, keepdim=True) if kind in (0, 1, 5) else g(x, y, c)  # type: ignore[call-arg]
+        return functions[kind](*given, c, **options)  # type: ignore[arg-type]
 
 
 def tail(z: Tensor, log_scale: Tensor, c: float) -> Tensor:

@@ -37,6 +37,17 @@ HK_FN T coshq_(T q) {  // cosh(n), n^2 = q
   return cosh_(sqrt_(q));
 }
 
+// What multiplies the space part of x in exp_x(v): `plain` but for long steps towards the origin (`_exp_factor` in
+// ops/_lorentz_maps.py). v = k x + lateral; m2 is c |v|^2, lateral2 c |lateral|^2, b = sinh(n)/n, n^2 = m2.
+HK_FN float exp_factor(float k, float m2, float q, float t, float lateral2, float b, float plain, float c) {
+  if (!(k < 0.0f && m2 > 0.25f)) return plain;
+  float root = sqrt_(c), n = sqrt_(m2), s = root * sqrt_(q), ct = root * t, a = k * s / ct;
+  float e = asinh_(s) - n, size = abs_(e);
+  float sh = size < 0.5f ? size * sinhc_(size * size) : sinh_(size);
+  sh = e < 0.0f ? -sh : sh;
+  return (sh + lateral2 / (n * (n - a)) * (b * n) * ct) / s;
+}
+
 // x, m (d + 1), grad (d + 1), v and its largest value (1); all but grad change.
 template <class G>
 HK_FN void adam_row(const G& g, const hk_adam_args& a, int d, float* x, const float* grad, float* m, float* v,
@@ -46,7 +57,7 @@ HK_FN void adam_row(const G& g, const hk_adam_args& a, int d, float* x, const fl
   const float* gs = grad + 1;
   float c = a.c, decay = a.weight_decay, beta1 = a.beta1;
   float q = g.sum(d, [&](int i) { return xs[i] * xs[i]; }, 0.0f);
-  float t2 = q + 1.0f / c, t = sqrt_(t2), root = sqrt_(c);
+  float t2 = q + 1.0f / c, t = sqrt_(t2);
   float over = (grad[0] + decay * x[0]) / t;
   float along, square;
   g.sum2(
@@ -87,14 +98,7 @@ HK_FN void adam_row(const G& g, const hk_adam_args& a, int d, float* x, const fl
   float w2 = c * max_(n2, 0.0f);
   float m2 = w2 * step * step;
   float ch = coshq_(m2), b = sinhc_(m2);
-  float factor = ch + b * step * k;
-  if (k * step < 0.0f && m2 > 0.25f) {  // towards the origin: see `_exp_factor` in ops/_lorentz_maps.py
-    float n = sqrt_(m2), s = root * sqrt_(q), ct = root * t, aa = k * step * s / ct;
-    float e = asinh_(s) - n, size = abs_(e);
-    float sh = size < 0.5f ? size * sinhc_(size * size) : sinh_(size);
-    sh = e < 0.0f ? -sh : sh;
-    factor = (sh + c * step * step * perp2 / (n * (n - aa)) * (sinhc_(m2) * n) * ct) / s;
-  }
+  float factor = exp_factor(k * step, m2, q, t, c * step * step * perp2, b, ch + b * step * k, c);
   float kept = ch * k + b * step * w2, side = b * step;
   float time2, product;
   g.sum2(

@@ -2,6 +2,35 @@
 #pragma once
 #include "hk_base.h"
 
+namespace HK_NS {
+
+// Row operations: rows of the Lorentz model hold d + 1 numbers, those of the ball d.
+enum RowKind {
+  L_DIST = 0,
+  L_SQDIST = 1,
+  L_LOGMAP = 2,
+  L_EXPMAP0 = 3,
+  L_LOGMAP0 = 4,
+  B_DIST = 5,
+  B_EXPMAP0 = 6,
+  B_LOGMAP0 = 7,
+  B_ADD = 8,
+  B_LOGMAP = 9,
+  L_EXPMAP = 10,
+  L_TRANSP = 11,
+  B_EXPMAP = 12,
+  B_TRANSP = 13,
+  ROW_KINDS = 14
+};
+HK_FN bool row_lorentz(int kind) { return kind <= L_LOGMAP0 || kind == L_EXPMAP || kind == L_TRANSP; }
+HK_FN bool row_scalar(int kind) { return kind == L_DIST || kind == L_SQDIST || kind == B_DIST; }
+HK_FN int row_arguments(int kind) {
+  if (kind == L_TRANSP || kind == B_TRANSP) return 3;
+  return kind == L_EXPMAP0 || kind == L_LOGMAP0 || kind == B_EXPMAP0 || kind == B_LOGMAP0 ? 1 : 2;
+}
+
+}  // namespace HK_NS
+
 struct hk_conv_args {
   // nodes (n, d + 1), of which the space coordinates are read; products (n, row) of x_s with `matrix`
   const float* x;

@@ -76,16 +76,18 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 3)
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)
-    hk_row_kernel(int kind, const float* x, const float* y, float* out, hk_int n, int d, float c, float low) {
+    hk_row_kernel(int kind, const float* x, const float* y, const float* v, float* out, hk_int n, int d, float c,
+                  float low) {
   HK_NS::Lanes<8> g;
-  HK_NS::in_turn<8>(n, [&](hk_int r) { HK_NS::row_at(g, kind, x, y, out, r, d, c, low); });
+  HK_NS::in_turn<8>(n, [&](hk_int r) { HK_NS::row_at(g, kind, x, y, v, out, r, d, c, low); });
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)
-    hk_row_backward_kernel(int kind, const float* x, const float* y, const float* grad, float* gx, float* gy,
-                           hk_int n, int d, float c, float low) {
+    hk_row_backward_kernel(int kind, const float* x, const float* y, const float* v, const float* grad, float* gx,
+                           float* gy, float* gv, hk_int n, int d, float c, float low) {
   HK_NS::Lanes<8> g;
-  HK_NS::in_turn<8>(n, [&](hk_int r) { HK_NS::row_backward_at(g, kind, x, y, grad, gx, gy, r, d, c, low); });
+  HK_NS::in_turn<8>(
+      n, [&](hk_int r) { HK_NS::row_backward_at(g, kind, x, y, v, grad, gx, gy, gv, r, d, c, low); });
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)

@@ -147,60 +147,76 @@ Tensor tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor size
 
 // ---- rows -----------------------------------------------------------------------------------------------
 
-constexpr int KINDS = 10;
-bool lorentz(int64_t kind) { return kind <= 4; }
-bool scalar(int64_t kind) { return kind == 0 || kind == 1 || kind == 5; }
-bool two(int64_t kind) { return kind <= 2 || kind == 5 || kind >= 8; }
-
-void check_rows(int64_t kind, const Tensor& x, const std::optional<Tensor>& y, double c) {
-  require(kind >= 0 && kind < KINDS, "kind must be 0 to ", KINDS - 1, ", got ", kind);
-  check(x, "x", ScalarType::Float, 2);
-  require(x.size(1) >= 1 + lorentz(kind), "x has too few columns: ", x.size(1));
-  require(x.size(1) < (int64_t(1) << 30), "x has too many columns: ", x.size(1));
-  require(y.has_value() == two(kind), "kind ", kind, two(kind) ? " needs y" : " takes no y");
-  if (y.has_value()) {
-    check(*y, "y", ScalarType::Float, 2);
-    same(y->size(0), x.size(0), "the number of rows of y");
-    same(y->size(1), x.size(1), "the number of columns of y");
-  }
-  require(c > 0, "c must be > 0, got ", c);
-}
+// The tensors that a row operation takes, and where they lie.
+struct Rows {
+  const float* from[3] = {nullptr, nullptr, nullptr};
+  int64_t n;
+  int d;
+  float head, low;
+};
 
 int64_t grain(int64_t width) { return width > 32768 ? 1 : 32768 / width; }
 
-Tensor row(int64_t kind, Tensor x, std::optional<Tensor> y, double c) {
-  check_rows(kind, x, y, c);
-  Tensor result =
-      scalar(kind) ? torch::stable::new_empty(x, {x.size(0), 1}) : torch::stable::empty_like(x);
-  const float* from[2] = {in<float>(x), y.has_value() ? in<float>(*y) : nullptr};
+Rows check_rows(int64_t kind, const Tensor& x, const std::optional<Tensor>& y, const std::optional<Tensor>& v,
+                double c) {
+  require(kind >= 0 && kind < hk::ROW_KINDS, "kind must be 0 to ", hk::ROW_KINDS - 1, ", got ", kind);
+  int k = static_cast<int>(kind), wanted = hk::row_arguments(k);
+  check(x, "x", ScalarType::Float, 2);
+  require(x.size(1) >= 1 + hk::row_lorentz(k), "x has too few columns: ", x.size(1));
+  require(x.size(1) < (int64_t(1) << 30), "x has too many columns: ", x.size(1));
+  require(c > 0, "c must be > 0, got ", c);
+  Rows r;
+  r.from[0] = in<float>(x);
+  const std::optional<Tensor>* more[2] = {&y, &v};
+  const char* names[2] = {"y", "v"};
+  for (int i = 0; i < 2; ++i) {
+    bool given = more[i]->has_value(), needed = wanted > i + 1;
+    require(given == needed, "kind ", kind, needed ? " needs " : " takes no ", names[i]);
+    if (!given) continue;
+    const Tensor& t = more[i]->value();
+    check(t, names[i], ScalarType::Float, 2);
+    same(t.size(0), x.size(0), i == 0 ? "the number of rows of y" : "the number of rows of v");
+    same(t.size(1), x.size(1), i == 0 ? "the number of columns of y" : "the number of columns of v");
+    r.from[i + 1] = in<float>(t);
+  }
+  r.n = x.size(0);
+  r.d = static_cast<int>(x.size(1) - hk::row_lorentz(k));
+  r.head = static_cast<float>(c);
+  r.low = static_cast<float>(c - r.head);
+  return r;
+}
+
+Tensor row(int64_t kind, Tensor x, std::optional<Tensor> y, std::optional<Tensor> v, double c) {
+  Rows r = check_rows(kind, x, y, v, c);
+  int k = static_cast<int>(kind);
+  Tensor result = hk::row_scalar(k) ? torch::stable::new_empty(x, {x.size(0), 1}) : torch::stable::empty_like(x);
   float* to = out<float>(result);
-  int d = static_cast<int>(x.size(1) - lorentz(kind));
-  float head = static_cast<float>(c);
-  torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
-    table().row(static_cast<int>(kind), from, to, begin, end, d, head, static_cast<float>(c - head));
+  torch::stable::parallel_for(0, r.n, grain(r.d), [&](int64_t begin, int64_t end) {
+    table().row(k, r.from, to, begin, end, r.d, r.head, r.low);
   });
   return result;
 }
 
-std::tuple<Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Tensor> y, Tensor grad, double c,
-                                        bool first, bool second) {
-  check_rows(kind, x, y, c);
+std::tuple<Tensor, Tensor, Tensor> row_backward(int64_t kind, Tensor x, std::optional<Tensor> y,
+                                                std::optional<Tensor> v, Tensor grad, double c, bool first,
+                                                bool second, bool third) {
+  Rows r = check_rows(kind, x, y, v, c);
+  int k = static_cast<int>(kind);
   check(grad, "grad", ScalarType::Float, 2);
   same(grad.size(0), x.size(0), "the number of rows of grad");
-  same(grad.size(1), scalar(kind) ? 1 : x.size(1), "the number of columns of grad");
-  require(first || two(kind), "the gradient of x is the only one there is");
-  second = second && two(kind);
-  Tensor gx = first ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
-  Tensor gy = second ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
-  const float* from[2] = {in<float>(x), y.has_value() ? in<float>(*y) : nullptr};
-  float* to[2] = {first ? out<float>(gx) : nullptr, second ? out<float>(gy) : nullptr};
+  same(grad.size(1), hk::row_scalar(k) ? 1 : x.size(1), "the number of columns of grad");
+  require(first || hk::row_arguments(k) > 1, "the gradient of x is the only one there is");
+  auto made = [&](bool wanted) { return wanted ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0}); };
+  second = second && y.has_value();
+  third = third && v.has_value();
+  Tensor gx = made(first), gy = made(second), gv = made(third);
+  float* to[3] = {first ? out<float>(gx) : nullptr, second ? out<float>(gy) : nullptr,
+                  third ? out<float>(gv) : nullptr};
   const float* g = in<float>(grad);
-  int d = static_cast<int>(x.size(1) - lorentz(kind));
-  float head = static_cast<float>(c);
-  torch::stable::parallel_for(0, x.size(0), grain(d), [&](int64_t begin, int64_t end) {
-    table().row_backward(static_cast<int>(kind), from, g, to, begin, end, d, head, static_cast<float>(c - head));
+  torch::stable::parallel_for(0, r.n, grain(r.d), [&](int64_t begin, int64_t end) {
+    table().row_backward(k, r.from, g, to, begin, end, r.d, r.head, r.low);
   });
-  return {gx, gy};
+  return {gx, gy, gv};
 }
 
 // ---- linear layers: the product, and its tail -----------------------------------------------------------
@@ -585,10 +601,10 @@ STABLE_TORCH_LIBRARY(hyperkit_ext, m) {
   m.def("isa() -> int");
   m.def("tanimoto_max(Tensor query, Tensor reference) -> Tensor");
   m.def("tanimoto_columns(Tensor query, Tensor columns, Tensor starts, Tensor sizes) -> Tensor");
-  m.def("row(int kind, Tensor x, Tensor? y, float c) -> Tensor");
+  m.def("row(int kind, Tensor x, Tensor? y, Tensor? v, float c) -> Tensor");
   m.def(
-      "row_backward(int kind, Tensor x, Tensor? y, Tensor grad, float c, bool first, bool second) -> (Tensor, "
-      "Tensor)");
+      "row_backward(int kind, Tensor x, Tensor? y, Tensor? v, Tensor grad, float c, bool first, bool second, bool "
+      "third) -> (Tensor, Tensor, Tensor)");
   m.def("tail(Tensor z, Tensor log_scale, float c) -> Tensor");
   m.def("tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)");

@@ -24,14 +24,14 @@ HK_EXPORT int emu_launch(const char* name, int grid, int threads, int shared, vo
   std::function<void()> body;
   if (kernel == "hk_row_kernel") {
     body = [=] {
-      hk_row_kernel(at<int>(p, 0), at<const float*>(p, 1), at<const float*>(p, 2), at<float*>(p, 3),
-                    at<hk_int>(p, 4), at<int>(p, 5), at<float>(p, 6), at<float>(p, 7));
+      hk_row_kernel(at<int>(p, 0), at<const float*>(p, 1), at<const float*>(p, 2), at<const float*>(p, 3),
+                    at<float*>(p, 4), at<hk_int>(p, 5), at<int>(p, 6), at<float>(p, 7), at<float>(p, 8));
     };
   } else if (kernel == "hk_row_backward_kernel") {
     body = [=] {
       hk_row_backward_kernel(at<int>(p, 0), at<const float*>(p, 1), at<const float*>(p, 2), at<const float*>(p, 3),
-                             at<float*>(p, 4), at<float*>(p, 5), at<hk_int>(p, 6), at<int>(p, 7), at<float>(p, 8),
-                             at<float>(p, 9));
+                             at<const float*>(p, 4), at<float*>(p, 5), at<float*>(p, 6), at<float*>(p, 7),
+                             at<hk_int>(p, 8), at<int>(p, 9), at<float>(p, 10), at<float>(p, 11));
     };
   } else if (kernel == "hk_tail_kernel") {
     body = [=] { hk_tail_kernel(at<hk_tail_args>(p, 0)); };

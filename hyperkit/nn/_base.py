@@ -157,8 +157,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        *inputs, out, kept = ctx.saved_tensors
-        x, weight, bias, log_scale = inputs
+        x, weight, bias, log_scale, out, kept = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():  # a second derivative is asked for: the product is made again
             z = nn.functional.linear(x, weight, bias)
@@ -168,7 +167,9 @@ class _Linear(torch.autograd.Function):
             by_weight = flat.T @ x.flatten(0, -2) if wanted[1] else None
             by_bias = flat.sum(0) if wanted[2] else None
             return by_x, by_weight, by_bias, by_scale, None
-        found = _fused.linear_backward(*inputs, ctx.c, out, kept, grad, *wanted[:2])
+        found = _fused.linear_backward(
+            x, weight, bias, log_scale, ctx.c, out, kept, grad, wanted[0], wanted[1]
+        )
         return *(g if n else None for g, n in zip(found, wanted, strict=True)), None
 
 

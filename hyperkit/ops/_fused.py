@@ -27,9 +27,10 @@ from torch.autograd import forward_ad
 from hyperkit import _checks
 from hyperkit._checks import Curvature
 
-# Kinds of `row`, as in cuda_ext/csrc/hk_rows.h.
+# Kinds of `row`, as in cuda_ext/csrc/hk_args.h.
 L_DIST, L_SQDIST, L_LOGMAP, L_EXPMAP0, L_LOGMAP0 = range(5)
 B_DIST, B_EXPMAP0, B_LOGMAP0, B_ADD, B_LOGMAP = range(5, 10)
+L_EXPMAP, L_TRANSP, B_EXPMAP, B_TRANSP = range(10, 14)
 
 SMALLEST = 1 << 14
 """Numbers in an argument from which on, on the CPU, a row operation is worth an operator's call (some 40
@@ -131,20 +132,22 @@ def _takes(c: Curvature, *tensors: Tensor | None) -> bool:
     return device is not None
 
 
-def row(kind: int, c: Curvature, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+def row(
+    kind: int, c: Curvature, x: Tensor, y: Tensor | None = None, v: Tensor | None = None
+) -> Tensor | None:
     """Operation `kind` on rows ``(*, D)`` of equal shape; a scalar result has shape ``(*, 1)``."""
     if (
         torch.compiler.is_compiling()
         or (x.numel() < SMALLEST and x.device.type == "cpu")
         or x.ndim < 1
         or (y is not None and y.shape != x.shape)
-        or not _takes(c, x, y)
+        or (v is not None and v.shape != x.shape)
+        or not _takes(c, x, y, v)
         or not active(x.device.type)
     ):
         return None
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    other = None if y is None else y.reshape(-1, x.shape[-1]).contiguous()
-    out = torch.ops.hyperkit_ext.row(kind, flat, other, float(c))  # type: ignore[arg-type]
+    flat = (None if t is None else _flat(t) for t in (x, y, v))
+    out = torch.ops.hyperkit_ext.row(kind, *flat, float(c))  # type: ignore[arg-type]
     return out.view(*x.shape[:-1], out.shape[-1])
 
 

@@ -70,6 +70,9 @@ def expmap(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, v = floats(x=x, v=v)
+    fused = _fused.row(_fused.L_EXPMAP, c, x, v)
+    if fused is not None:
+        return fused
     xs = x[..., 1:]
     perp, perp2, k, n2, q, t = _radial(xs, v[..., 1:], c)
     m2 = c * torch.clamp(n2, min=0.0)  # a square; near the origin computed as a difference
@@ -190,7 +193,6 @@ def transp0back(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     return torch.nn.functional.pad(_to_origin(x[..., 1:], v[..., 1:], c), (1, 0))
 
 
-@rowwise(3)
 def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """Parallel transport of `v` along the geodesic from `x` to `y`, an isometry at any radius.
 
@@ -207,6 +209,12 @@ def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, y, v = lorentz_points(c, x=x, y=y) + floats(v=v)
+    fused = _fused.row(_fused.L_TRANSP, c, x, y, v)
+    return _transp(x, y, v, c) if fused is None else fused
+
+
+@rowwise(3)
+def _transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature) -> Tensor:
     xs, ys, vs = x[..., 1:], y[..., 1:], v[..., 1:]
     root = c**0.5
     tx, ty = _time(sq(xs), c), _time(sq(ys), c)

@@ -226,6 +226,9 @@ def expmap(x: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """
     c = curvature(c)
     x, v = floats(x=x, v=v)
+    fused = _fused.row(_fused.B_EXPMAP, c, x, v)
+    if fused is not None:
+        return fused
     gx = gap(x, c)
     step = v / gx
     n2 = c * sq(step)
@@ -281,11 +284,16 @@ def rotate(p: Tensor, delta: Tensor, u: Tensor, den: Tensor, c: Curvature) -> Te
     return u + (2.0 / (1.0 + tau2)) * (once + turn(once))
 
 
-@rowwise(3)
 def transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature = 1.0) -> Tensor:
     """Parallel transport of `v` from `x` to `y`: ``g_y/g_x gyr[y, -x] v``, by :func:`rotate`."""
     c = curvature(c)
     x, y, v = ball_points(c, x=x, y=y) + floats(v=v)
+    fused = _fused.row(_fused.B_TRANSP, c, x, y, v)
+    return _transp(x, y, v, c) if fused is None else fused
+
+
+@rowwise(3)
+def _transp(x: Tensor, y: Tensor, v: Tensor, c: Curvature) -> Tensor:
     gx, gy = gap(x, c), gap(y, c)
     e = y - x
     den = 0.5 * (gx + gy + c * sq(e))

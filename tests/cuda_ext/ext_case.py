@@ -22,7 +22,7 @@ from hyperkit.ops import lorentz as L
 from hyperkit.ops import poincare as P
 
 ROOT = Path(__file__).parents[2] / "cuda_ext"
-KINDS = range(10)
+KINDS = range(14)
 SCALAR = (0, 1, 5)
 
 needs_library = pytest.mark.skipif(
@@ -41,7 +41,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu") -> list[Tensor]:
     """Arguments of a row operation, float32."""
     g = torch.Generator().manual_seed(seed)
-    v, w = ((torch.randn(n, d, generator=g) * 2.0 / d**0.5).to(device) for _ in range(2))
+    v, w, u = ((torch.randn(n, d, generator=g) * 2.0 / d**0.5).to(device) for _ in range(3))
     pad = torch.nn.functional.pad
     if kind in (0, 1, 2):
         return [L.expmap0(pad(v, (1, 0)), 1.3), L.expmap0(pad(w, (1, 0)), 1.3)]
@@ -49,9 +49,15 @@ def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu")
         return [pad(v, (1, 0))]
     if kind == 4:
         return [L.expmap0(pad(v, (1, 0)), 1.3)]
+    if kind in (10, 11):
+        x, y = (L.expmap0(pad(t, (1, 0)), 1.3) for t in (v, w))
+        tangent = L.proju(x, pad(u, (1, 0)), 1.3)
+        return [x, tangent] if kind == 10 else [x, y, tangent]
     if kind == 6:
         return [v]
     a, b = P.expmap0(v, 1.3), P.expmap0(w, 1.3)
+    if kind in (12, 13):
+        return [a, u] if kind == 12 else [a, b, u]
     return [a] if kind == 7 else [a, b]
 
 
@@ -187,10 +193,14 @@ def emulated(seed: int = 0, lib: ctypes.CDLL | None = None, **options: Any) -> g
     return operators(Emulated(ctypes.CDLL(str(emulator())) if lib is None else lib, seed), **options)
 
 
+def row_arguments(ts: list[Tensor]) -> list[Tensor | None]:
+    """x, y and v of a row operation, None for those that it has not."""
+    return [*ts, *[None] * (3 - len(ts))]
+
+
 def row_gradients(ops: gpu.Operators, kind: int, ts: list[Tensor], g: Tensor) -> list[Tensor]:
     """What ``row_backward`` gives for each of `ts`."""
-    y = ts[1] if len(ts) > 1 else None
-    return list(ops.row_backward(kind, ts[0], y, g, 1.3, True, y is not None))[: len(ts)]
+    return list(ops.row_backward(kind, *row_arguments(ts), g, 1.3, True, True, True))[: len(ts)]
 
 
 def conv_gradients(

@@ -22,6 +22,7 @@ from ext_case import (
     conv_gradients,
     linear_case,
     relative,
+    row_arguments,
     row_gradients,
     rows,
     tail_case,
@@ -55,7 +56,7 @@ def others(op: Any, device: str) -> None:
     for kind in range(gpu.KINDS):
         for d in (1, 21, 64):
             ts = rows(kind, n=37, d=d, device=device)
-            out = op.row(kind, ts[0], ts[1] if len(ts) > 1 else None, 1.3)
+            out = op.row(kind, *row_arguments(ts), 1.3)
             assert relative(out, reference.row(kind, *[t.double() for t in ts], c=1.3)) < 2e-6
             row_gradients(op, kind, ts, torch.randn_like(ts[0][:, :1] if kind in SCALAR else ts[0]))
     for d in (1, 21, 64):

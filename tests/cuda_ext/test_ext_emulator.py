@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ext_case import (
+    KINDS,
     ROOT,
     SCALAR,
     compile_shared,
@@ -22,6 +23,7 @@ from ext_case import (
     needs_compiler,
     operators,
     relative,
+    row_arguments,
     row_gradients,
     rows,
     tail_case,
@@ -34,10 +36,10 @@ SEEDS = range(4)  # odd ones starve
 
 
 def row(ops: gpu.Operators, kind: int, ts: list[Tensor]) -> Tensor:
-    return ops.row(kind, ts[0], ts[1] if len(ts) > 1 else None, 1.3)
+    return ops.row(kind, *row_arguments(ts), 1.3)
 
 
-@pytest.mark.parametrize("kind", range(10))
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_agree(kind):
     ts = rows(kind, n=7, d=37)
     us = [t.double().requires_grad_() for t in ts]
@@ -156,13 +158,13 @@ def test_errors_come_before_a_kernel():
     given = [*tensors[:6], begin, source, tensors[6], *rule]
     swap = lambda i, bad: [*given[:i], bad, *given[i + 1 :]]  # noqa: E731
     for call, message in (
-        (lambda: ops.row(0, x, y[:3], 1.0), "rows of y"),
-        (lambda: ops.row(0, x, None, 1.0), "needs y"),
-        (lambda: ops.row(77, x, y, 1.0), "kind must be"),
-        (lambda: ops.row(0, x.double(), y.double(), 1.0), "dtype"),
-        (lambda: ops.row(0, x.T.contiguous().T, y, 1.0), "contiguous"),
-        (lambda: ops.row(0, x.to("meta"), y, 1.0), "must be on cpu"),
-        (lambda: ops.row(0, x, y, -1.0), "c must be > 0"),
+        (lambda: ops.row(0, x, y[:3], None, 1.0), "rows of y"),
+        (lambda: ops.row(0, x, None, None, 1.0), "needs y"),
+        (lambda: ops.row(77, x, y, None, 1.0), "kind must be"),
+        (lambda: ops.row(0, x.double(), y.double(), None, 1.0), "dtype"),
+        (lambda: ops.row(0, x.T.contiguous().T, y, None, 1.0), "contiguous"),
+        (lambda: ops.row(0, x.to("meta"), y, None, 1.0), "must be on cpu"),
+        (lambda: ops.row(0, x, y, None, -1.0), "c must be > 0"),
         (lambda: ops.tail(x, x[0, :7].contiguous(), 1.0), "log_scale must divide"),
         (lambda: ops.tail_backward(x, x[0, :1], y[:3], 1.0), "grad has the wrong shape"),
         (lambda: ops.linear(x, y[:5, 1:].contiguous(), None, x[0, :1], 1.0), "columns of weight"),
@@ -255,7 +257,7 @@ def test_launcher_end_to_end_on_a_fake_driver(cubins):
     assert len(list(cubins.glob("*-sm90.cubin"))) == 1
     ops = operators(launcher.launch)
     x, y = rows(2, n=6, d=9)
-    assert relative(ops.row(2, x, y, 1.3), reference.row(2, x, y, c=1.3)) < 1e-5
+    assert relative(ops.row(2, x, y, None, 1.3), reference.row(2, x, y, c=1.3)) < 1e-5
     # The fake driver has 160 KiB for a block, and gives more than 48 only to who asks.
     tensors, graph, rule = conv_case(n=3, m=2, k=7, d=32, o=32)
     given = (*tensors[:6], *graph, tensors[6], *rule)
