@@ -78,8 +78,8 @@ class AdamArgs(ctypes.Structure):
     """``hk_adam_args``."""
 
     _fields_ = [
-        *((name, ctypes.c_float) for name in "rate beta1 beta2 correction2 eps weight_decay c".split()),
-        ("amsgrad", ctypes.c_int),
+        *((name, ctypes.c_float) for name in "rate beta1 beta2 correction2 eps weight_decay c low".split()),
+        *((name, ctypes.c_int) for name in ("amsgrad", "ball", "columns")),
     ]  # fmt: skip
 
 
@@ -421,21 +421,25 @@ class Operators:
         eps: float,
         weight_decay: float,
         c: float,
+        ball: bool,
     ) -> None:
-        """One step of Riemannian Adam on Lorentz rows, in place."""
+        """One step of Riemannian Adam on points of the Lorentz model or the ball, in place."""
         self._check(2, x=x, grad=grad, m=m, v=v)
         n = x.shape[0]
-        _require(x.shape[1] >= 2, f"x must have shape (n, d + 1), got {x.shape[1]} columns")
+        _require(x.shape[1] >= 1 + (not ball), f"x has too few columns: {x.shape[1]}")
         for t in (grad, m):
             _require(t.shape == x.shape, f"grad and m must have the shape of x, got {tuple(t.shape)}")
-        _require(v.shape == (n, 1), f"v must have shape ({n}, 1), got {tuple(v.shape)}")
+        fits = v.shape == (n, 1) or (ball and v.shape == x.shape)
+        _require(fits, f"v must have shape ({n}, 1), got {tuple(v.shape)}")
         if largest is not None:
             self._check(2, largest=largest)
-            _same(largest.numel(), n, "the number of rows of largest")
+            _require(largest.shape == v.shape, "largest must have the shape of v")
         _require(c > 0, f"c must be > 0, got {c}")
-        numbers = AdamArgs(rate, beta1, beta2, 1.0 / correction2, eps, weight_decay, c, largest is not None)
+        head = ctypes.c_float(c).value
+        flags = largest is not None, ball, v.shape[1]
+        numbers = AdamArgs(rate, beta1, beta2, 1.0 / correction2, eps, weight_decay, head, c - head, *flags)
         rows = (pointer(x), pointer(grad), pointer(m), pointer(v), pointer(largest))
-        size = (ctypes.c_longlong(n), ctypes.c_int(x.shape[1] - 1))
+        size = (ctypes.c_longlong(n), ctypes.c_int(x.shape[1] - (not ball)))
         self._run("hk_adam_kernel", n, (numbers, *size, *rows))
 
     # ---- Tanimoto ----------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ SCHEMAS = (
     "linear_backward(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c, Tensor points, "
     "Tensor kept, Tensor grad, bool by_x, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)",
     "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, "
-    "float beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()",
+    "float beta1, float beta2, float correction2, float eps, float weight_decay, float c, bool ball) -> ()",
     "conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin, "
     "Tensor source, Tensor weight, int correlation, float sigma, float c) -> (Tensor, Tensor, Tensor)",
     "conv_backward(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, "

@@ -17,6 +17,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from hyperkit.manifolds.lorentz import Lorentz
+from hyperkit.manifolds.poincare import PoincareBall
 from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as ops
 
@@ -151,7 +152,11 @@ class RiemannianAdam(_Riemannian):
             like = p.detach().as_subclass(Tensor)
             state["exp_avg"] = torch.zeros_like(like)
             # One number a point on a manifold: the norm has no coordinates.
-            one = like.new_zeros(*like.shape[:-1], 1) if isinstance(_manifold(p), Lorentz) else None
+            one = (
+                like.new_zeros(*like.shape[:-1], 1)
+                if isinstance(_manifold(p), Lorentz | PoincareBall)
+                else None
+            )
             state["exp_avg_sq"] = torch.zeros_like(like) if one is None else one
             if amsgrad:
                 state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"])
@@ -219,7 +224,8 @@ class RiemannianAdam(_Riemannian):
         step = float(state["step"])
         correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        if isinstance(manifold, Lorentz) and _fused.adam(
+        ball = isinstance(manifold, PoincareBall)
+        if (ball or isinstance(manifold, Lorentz)) and _fused.adam(
             x,
             grad,
             m,
@@ -231,6 +237,7 @@ class RiemannianAdam(_Riemannian):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             c=manifold.c,
+            ball=ball,
         ):
             return
         if group["weight_decay"]:

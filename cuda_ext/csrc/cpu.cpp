@@ -1,7 +1,7 @@
 // One instruction set's instance: compiled three times with HK_NS, HK_TABLE and the compiler's -m flags.
 #define HK_SIMD
 #include "cpu.h"
-#include "hk_adam.h"
+#include "hk_ball_adam.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
 #include "hk_tail.h"
@@ -47,9 +47,7 @@ void conv_backward_any(const hk_conv_args& a, const hk_conv_grad& b, hk_int begi
 HK_FLAT void adam(const hk_adam_args& a, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
           float* v, float* largest) {
   Serial g;
-  for (hk_int n = begin; n < end; ++n)
-    adam_row(g, a, d, x + n * (d + 1), grad + n * (d + 1), m + n * (d + 1), v + n,
-             largest == nullptr ? nullptr : largest + n);
+  for (hk_int n = begin; n < end; ++n) adam_at(g, a, n, d, x, grad, m, v, largest);
 }
 
 void tanimoto_any(const hk_word* query, const hk_word* reference, const int* sizes, hk_int m, int words,

@@ -68,8 +68,9 @@ struct hk_conv_grad {
 };
 
 struct hk_adam_args {
-  float lr_over_correction, beta1, beta2, one_over_correction2, eps, weight_decay, c;
-  int amsgrad;
+  float lr_over_correction, beta1, beta2, one_over_correction2, eps, weight_decay, c, low;
+  int amsgrad, ball;
+  int columns;  // of v: 1, or in the ball the width of a point, all columns being equal
 };
 
 // The tail of a linear layer. Row n of z (n, d + 1) has the scale n % period of log_scale (period).

@@ -622,15 +622,15 @@ HK_FN void ball_exp_backward(const G& g, const float* x, const float* v, const f
 }
 
 // lambda (v + a x + b delta), delta = y - x: `rotate` of ops/_poincare_core.py, whose coefficients are functions of
-// five inner products.
+// five inner products. y(i) gives a coordinate of y.
 struct BallTransport {
   wide cc, xx, xd, dd, xv, dv, gx, gy, den, f, tau2, h, px, pd, a, b, lambda;
-  template <class G>
-  HK_FN BallTransport(const G& g, const float* x, const float* y, const float* v, int d, float c, float low) {
+  template <class G, class Y>
+  HK_FN BallTransport(const G& g, const float* x, Y y, const float* v, int d, float c, float low) {
     g.sum3(
         d,
         [&](int i, wide& s, wide& t, wide& u) {
-          wide w = minus_(y[i], x[i]);
+          wide w = minus_(y(i), x[i]);
           gather_(s, x[i], x[i]);
           gather_(t, x[i], w);
           gather_(u, w, w);
@@ -640,7 +640,7 @@ struct BallTransport {
         d,
         [&](int i, wide& s, wide& t) {
           gather_(s, x[i], v[i]);
-          gather_(t, v[i], minus_(y[i], x[i]));
+          gather_(t, v[i], minus_(y(i), x[i]));
         },
         xv, dv);
     wide one(1.0f), half(0.5f), two(2.0f), zero(0.0f);
@@ -664,7 +664,7 @@ struct BallTransport {
 template <class G>
 HK_FN void ball_transport(const G& g, const float* x, const float* y, const float* v, float* out, int d, float c,
                           float low) {
-  BallTransport t(g, x, y, v, d, c, low);
+  BallTransport t(g, x, [&](int i) { return y[i]; }, v, d, c, low);
   float a = (float)t.a, b = (float)t.b, lambda = (float)t.lambda;
   g.each(d, [&](int i) { out[i] = lambda * (v[i] + a * x[i] + b * (y[i] - x[i])); });
 }
@@ -672,7 +672,7 @@ HK_FN void ball_transport(const G& g, const float* x, const float* y, const floa
 template <class G>
 HK_FN void ball_transport_backward(const G& g, const float* x, const float* y, const float* v, const float* grad,
                                    float* gx, float* gy, float* gv, int d, float c, float low) {
-  BallTransport t(g, x, y, v, d, c, low);
+  BallTransport t(g, x, [&](int i) { return y[i]; }, v, d, c, low);
   wide ux, ud, uv, zero(0.0f), one(1.0f), two(2.0f), half(0.5f);
   g.sum3(
       d,

@@ -1,6 +1,6 @@
 // The __global__ functions: a warp takes a node or a row and runs the phases of hk_*.h.
 #pragma once
-#include "hk_adam.h"
+#include "hk_ball_adam.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
 #include "hk_tail.h"
@@ -93,10 +93,7 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4)
     hk_adam_kernel(hk_adam_args a, hk_int n, int d, float* x, const float* grad, float* m, float* v, float* largest) {
   HK_NS::Lanes<8> g;
-  HK_NS::in_turn<8>(n, [&](hk_int r) {
-    HK_NS::adam_row(g, a, d, x + r * (d + 1), grad + r * (d + 1), m + r * (d + 1), v + r,
-                    largest == nullptr ? nullptr : largest + r);
-  });
+  HK_NS::in_turn<8>(n, [&](hk_int r) { HK_NS::adam_at(g, a, r, d, x, grad, m, v, largest); });
 }
 
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_tail_kernel(hk_tail_args a) {

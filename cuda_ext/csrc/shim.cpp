@@ -405,32 +405,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> linear_backward(Tensor x, Tensor weig
 // ---- Adam -----------------------------------------------------------------------------------------------
 
 void adam(Tensor x, Tensor grad, Tensor m, Tensor v, std::optional<Tensor> largest, double rate, double beta1,
-          double beta2, double correction2, double eps, double weight_decay, double c) {
+          double beta2, double correction2, double eps, double weight_decay, double c, bool ball) {
   check(x, "x", ScalarType::Float, 2);
   check(grad, "grad", ScalarType::Float, 2);
   check(m, "m", ScalarType::Float, 2);
   check(v, "v", ScalarType::Float, 2);
-  require(x.size(1) >= 2, "x must have shape (n, d + 1), got ", x.size(1), " columns");
+  require(x.size(1) >= 1 + !ball, "x has too few columns: ", x.size(1));
   for (const Tensor* t : {&grad, &m}) {
     same(t->size(0), x.size(0), "the number of rows of grad and m");
     same(t->size(1), x.size(1), "the number of columns of grad and m");
   }
   same(v.size(0), x.size(0), "the number of rows of v");
-  same(v.size(1), 1, "the number of columns of v");
+  if (!ball || v.size(1) != x.size(1)) same(v.size(1), 1, "the number of columns of v");
   if (largest.has_value()) {
     check(*largest, "largest", ScalarType::Float, 2);
-    same(largest->numel(), x.size(0), "the number of rows of largest");
+    same(largest->size(0), x.size(0), "the number of rows of largest");
+    same(largest->size(1), v.size(1), "the number of columns of largest");
   }
   require(c > 0, "c must be > 0, got ", c);
+  float head = static_cast<float>(c);
   hk_adam_args a{static_cast<float>(rate),
                  static_cast<float>(beta1),
                  static_cast<float>(beta2),
                  static_cast<float>(1.0 / correction2),
                  static_cast<float>(eps),
                  static_cast<float>(weight_decay),
-                 static_cast<float>(c),
-                 largest.has_value()};
-  int d = static_cast<int>(x.size(1) - 1);
+                 head,
+                 static_cast<float>(c - head),
+                 largest.has_value(),
+                 ball,
+                 static_cast<int>(v.size(1))};
+  int d = static_cast<int>(x.size(1) - !ball);
   float *px = out<float>(x), *pm = out<float>(m), *pv = out<float>(v);
   const float* pg = in<float>(grad);
   float* pl = largest.has_value() ? out<float>(*largest) : nullptr;
@@ -613,7 +618,7 @@ STABLE_TORCH_LIBRARY(hyperkit_ext, m) {
       "Tensor grad, bool by_x, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "adam_(Tensor(a!) x, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor(d!)? largest, float rate, float "
-      "beta1, float beta2, float correction2, float eps, float weight_decay, float c) -> ()");
+      "beta1, float beta2, float correction2, float eps, float weight_decay, float c, bool ball) -> ()");
   m.def(
       "conv(Tensor x, Tensor matrix, Tensor first, Tensor bias, Tensor scale, Tensor kernels, Tensor begin, "
       "Tensor source, Tensor weight, int correlation, float sigma, float c) -> (Tensor, Tensor, Tensor)");

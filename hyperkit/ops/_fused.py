@@ -262,19 +262,22 @@ def adam(
     eps: float,
     weight_decay: float,
     c: Curvature,
+    ball: bool = False,
 ) -> bool:
-    """One step of Riemannian Adam on Lorentz points, in place; False if PyTorch has to do it.
+    """One step of Riemannian Adam on points, in place; False if PyTorch has to do it.
 
     Parameters
     ----------
     x, grad, m : Tensor
-        Points, gradient, first moment, ``(*, d + 1)``.
+        Points, gradient, first moment, ``(*, d + 1)``; in the ball ``(*, d)``.
     v, largest : Tensor
-        Second moment and its largest value, ``(*, 1)``.
+        Second moment and its largest value, ``(*, 1)``; in the ball also ``(*, d)``, all columns equal.
     rate : float
         Step length over the first moment's correction.
     betas, correction2, eps, weight_decay, c
         As in :class:`hyperkit.optim.RiemannianAdam`; ``1 - beta2^step``.
+    ball : bool
+        Points of the Poincaré ball and not of the Lorentz model.
     """
     tensors = [t for t in (x, grad, m, v, largest) if t is not None]
     if not _takes(c, *tensors) or torch.compiler.is_compiling() or not active(x.device.type):
@@ -282,7 +285,7 @@ def adam(
     if x.numel() == 0 or not all(t.is_contiguous() for t in tensors) or grad.requires_grad:
         return False
     views = [t.view(-1, t.shape[-1]) for t in (x, grad, m, v)]
-    top = None if largest is None else largest.view(-1, 1)
+    top = None if largest is None else largest.view(-1, largest.shape[-1])
     torch.ops.hyperkit_ext.adam_(
         *views,
         top,
@@ -292,6 +295,7 @@ def adam(
         eps,
         weight_decay,
         float(c),  # type: ignore[arg-type]
+        ball,
     )
     return True
 

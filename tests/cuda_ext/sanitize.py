@@ -70,7 +70,13 @@ def others(op: Any, device: str) -> None:
     x = rows(0, n=37, d=21, device=device)[0]
     for largest in (None, torch.zeros(37, 1, device=device)):
         moments = torch.zeros_like(x), torch.zeros(37, 1, device=device)
-        op.adam_(x, torch.randn_like(x), *moments, largest, 0.1, 0.9, 0.99, 0.5, 1e-8, 0.01, 1.3)
+        op.adam_(x, torch.randn_like(x), *moments, largest, 0.1, 0.9, 0.99, 0.5, 1e-8, 0.01, 1.3, False)
+    b = rows(5, n=37, d=21, device=device)[0]
+    for columns in (1, 21):
+        v = torch.zeros(37, columns, device=device)
+        for largest in (None, torch.zeros_like(v)):
+            numbers = (0.1, 0.9, 0.99, 0.5, 1e-8, 0.01, 1.3, True)
+            op.adam_(b, torch.randn_like(b), torch.zeros_like(b), v, largest, *numbers)
     bits = torch.randint(0, 256, (50, 128), dtype=torch.uint8, device=device)
     assert bool((op.tanimoto_max(bits[:9].contiguous(), bits) == 1).all())
 

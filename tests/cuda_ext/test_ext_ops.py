@@ -25,7 +25,7 @@ from ext_case import (
 )
 from torch import Tensor
 
-from hyperkit import Lorentz
+from hyperkit import Lorentz, PoincareBall
 from hyperkit.nn import HKConv, LorentzLinear, geometry
 from hyperkit.nn._base import lorentz_tail
 from hyperkit.ops import _fused
@@ -332,27 +332,30 @@ def test_conv_far_from_the_origin_where_products_of_nodes_cancel(device):
 
 @on_devices
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_adam_has_the_eager_trajectory(amsgrad, device):
+@pytest.mark.parametrize("make", [Lorentz, PoincareBall])
+def test_adam_has_the_eager_trajectory(make, amsgrad, device, monkeypatch):
+    seen = []
+    original = torch.ops.hyperkit_ext.adam_
+    monkeypatch.setattr(torch.ops.hyperkit_ext, "adam_", lambda *a: seen.append(a[-1]) or original(*a))
     ends = []
     for eager in (False, True):
         torch.manual_seed(0)
-        m = Lorentz(1.3)
-        start = m.random_normal(40, 9, std=0.5).as_subclass(Tensor).to(device)
+        m = make(1.3)
+        width = 9 if make is Lorentz else 8
+        start = m.random_normal(40, width, std=0.5).as_subclass(Tensor).to(device)
         p = geoopt.ManifoldParameter(start.clone(), manifold=m)
         optimiser = RiemannianAdam([p], lr=0.05, weight_decay=0.01, amsgrad=amsgrad)
-        target = m.random_normal(40, 9, std=2.0).to(device)
+        target = m.random_normal(40, width, std=2.0).to(device)
         for _ in range(20):
             optimiser.zero_grad()
-            L.sqdist(p.as_subclass(Tensor), target.as_subclass(Tensor), 1.3).sum().backward()
-            if eager:
-                with _fused.disabled():
-                    optimiser.step()
-            else:
+            m.dist2(p.as_subclass(Tensor), target.as_subclass(Tensor)).sum().backward()
+            with _fused.disabled() if eager else contextlib.nullcontext():
                 optimiser.step()
         ends.append((p.detach().as_subclass(Tensor), optimiser.state[p]["exp_avg"]))
     for a, b in zip(*ends, strict=True):
         assert relative(a, b) < 2e-4
     assert relative(ends[0][0], start) > 1e-2
+    assert seen == [make is PoincareBall] * 20
 
 
 def test_tanimoto_is_exact():
