@@ -234,6 +234,7 @@ def test_fine_tuning_begins_where_the_other_training_ended(
     for atoms, energy in zip(images, (-13.6, -1027.0, -2043.0), strict=True):
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((1, 3)))
     for s in frames[:12]:
+        assert s.forces is not None
         images.append(Atoms(s.numbers, 1.3 * s.positions))
         images[-1].calc = SinglePointCalculator(images[-1], energy=s.energy, forces=2 * s.forces)
     ase.io.write(tmp_path / "far.xyz", images, format="extxyz")
