@@ -51,7 +51,7 @@ def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu")
         return [L.expmap0(pad(v, (1, 0)), 1.3)]
     if kind in (10, 11):
         x, y = (L.expmap0(pad(t, (1, 0)), 1.3) for t in (v, w))
-        tangent = L.proju(x, pad(u, (1, 0)), 1.3)
+        tangent = L.transp0(x, pad(u, (1, 0)), 1.3)
         return [x, tangent] if kind == 10 else [x, y, tangent]
     if kind == 6:
         return [v]
