@@ -30,7 +30,7 @@ def interpolate(
 ) -> None:
     """Molecules along the geodesic between two molecules.
 
-    Example: [bold]hyperkit-mol interpolate 'CC(=O)Nc1ccc(O)cc1' 'COc1ccccc1O' --picture way.svg[/]
+    Example: [bold]hyperkit-mol interpolate 'CCN(CC)CC(=O)Nc1c(C)cccc1C' 'O=C(NCCN1CCOCC1)c1ccc(Cl)cc1'[/]
     """
     with answer():
         from hyperkit_mol.generator import explore
@@ -51,7 +51,7 @@ def neighbors(
 ) -> None:
     """Molecules around a molecule in latent space.
 
-    Example: [bold]hyperkit-mol neighbors 'CC(=O)Nc1ccc(O)cc1' -n 200 --radius 1.0 --picture around.svg[/]
+    Example: [bold]hyperkit-mol neighbors 'CCN(CC)CC(=O)Nc1c(C)cccc1C' -n 200 --radius 1.0 --picture around.svg[/]
     """
     with answer():
         from hyperkit_mol.generator import explore
