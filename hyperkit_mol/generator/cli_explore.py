@@ -51,7 +51,7 @@ def neighbors(
 ) -> None:
     """Molecules around a molecule in latent space.
 
-    Example: [bold]hyperkit-mol neighbors 'CCN(CC)CC(=O)Nc1c(C)cccc1C' -n 200 --radius 1.0 --picture around.svg[/]
+    Example: [bold]hyperkit-mol neighbors 'CCN(CC)CC(=O)Nc1c(C)cccc1C' -n 200 --radius 1.0[/]
     """
     with answer():
         from hyperkit_mol.generator import explore
