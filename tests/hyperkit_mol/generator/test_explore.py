@@ -253,8 +253,8 @@ def test_the_shipped_model_generates_without_training(tmp_path, monkeypatch: pyt
     assert model.config.prior == "gan"
     assert model.config.model.geometry == "lorentz"
     assert sum(f.stat().st_size for f in shipped_model().iterdir()) <= 20_000_000
-    # Moclobemide, tolbutamide, diazepam, zolpidem, leflunomide: of MOSES's range (250 to 350 Da), of which 70 %
-    # come back. Smaller ones (paracetamol, aspirin) do not.
+    # Moclobemide, tolbutamide, diazepam, zolpidem, leflunomide: in the range of MOSES, 250 to 350 Da.
+    # Smaller ones (paracetamol, aspirin) do not come back.
     drugs = [
         "O=C(NCCN1CCOCC1)c1ccc(Cl)cc1",
         "CCCCNC(=O)NS(=O)(=O)c1ccc(C)cc1",
