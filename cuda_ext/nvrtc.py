@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import build
-from .gpu import pack
+from .launching import pack
 
 LOCK_SECONDS = 60.0
 """How long a process waits for another one's compilation before it does its own."""

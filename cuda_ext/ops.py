@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, gpu, nvrtc, reference
+from . import build, gpu, launching, nvrtc, reference
 
 _CONV_TENSORS = 6  # x, matrix, first, bias, scale, kernels: then the graph, whose weights come ninth
 
@@ -298,16 +298,16 @@ _prepared: dict[torch.device, tuple[gpu.Operators, str]] = {}
 _registered: list[torch.library.Library] = []
 
 
-def _launcher(device: torch.device, wanted: str) -> tuple[gpu.Launch, str]:
+def _launcher(device: torch.device, wanted: str) -> tuple[launching.Launch, str]:
     """What launches kernels on this device, and its name; tried by a row of zeros."""
     refused = []
     path = build.find_library() if wanted in ("auto", "ext") else None
     if path is not None:
         try:
-            launch = gpu.Prebuilt(path).launch
+            launch = launching.Prebuilt(path).launch
             _try(launch, device)
             return launch, path.name
-        except gpu.LaunchError as error:
+        except launching.LaunchError as error:
             refused.append(str(error))
     elif wanted in ("auto", "ext"):
         refused.append("the library was not built: python -m hyperkit._ext build --cuda")
@@ -318,10 +318,10 @@ def _launcher(device: torch.device, wanted: str) -> tuple[gpu.Launch, str]:
             return launch, "compiled by NVRTC"
         except (nvrtc.NvrtcError, OSError) as error:
             refused.append(str(error))
-    raise gpu.LaunchError("; ".join(refused))
+    raise launching.LaunchError("; ".join(refused))
 
 
-def _operators(launch: gpu.Launch, device: torch.device) -> gpu.Operators:
+def _operators(launch: launching.Launch, device: torch.device) -> gpu.Operators:
     properties = torch.cuda.get_device_properties(device)
     return gpu.Operators(
         launch,
@@ -332,7 +332,7 @@ def _operators(launch: gpu.Launch, device: torch.device) -> gpu.Operators:
     )
 
 
-def _try(launch: gpu.Launch, device: torch.device) -> None:
+def _try(launch: launching.Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
         _operators(launch, device).row(7, torch.zeros(1, 1, device=device), None, None, 1.0)
         torch.cuda.synchronize(device)

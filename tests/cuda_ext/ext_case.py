@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hyperkit._ext import gpu
+from hyperkit._ext import gpu, launching
 from torch import Tensor
 
 from hyperkit.nn import HKConv, geometry
@@ -31,6 +31,7 @@ needs_library = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ("cpu", pytest.param("cuda", marks=[needs_gpu, pytest.mark.gpu]))
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ not found")
+on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -177,13 +178,13 @@ class Emulated:
         self, name: str, arguments: Sequence[Any], *, grid: int, warps: int, shared: int, stream: int
     ) -> None:
         code = self._lib.emu_launch(
-            name.encode(), min(grid, 3), 32 * warps, shared, gpu.pack(arguments), self._seed
+            name.encode(), min(grid, 3), 32 * warps, shared, launching.pack(arguments), self._seed
         )
         if code:
-            raise gpu.LaunchError(self._lib.emu_message().decode())
+            raise launching.LaunchError(self._lib.emu_message().decode())
 
 
-def operators(launch: gpu.Launch, shared_limit: int = 160 * 1024) -> gpu.Operators:
+def operators(launch: launching.Launch, shared_limit: int = 160 * 1024) -> gpu.Operators:
     """The GPU's operators over another launcher, for tensors on the CPU."""
     return gpu.Operators(launch, torch.device("cpu"), multiprocessors=4, shared_limit=shared_limit)
 
@@ -214,3 +215,18 @@ def conv_gradients(
     given = (*tensors[:6], *graph, tensors[6], *rule)
     _, total, sums = ops.conv(*given)
     return list(ops.conv_backward(*given, total, sums, g, True, True))
+
+
+def op(name: str):
+    return getattr(torch.ops.hyperkit_ext, name)
+
+
+def reference():
+    from hyperkit._ext import reference
+
+    return reference
+
+
+def row_errors(a: Tensor, b: Tensor) -> float:
+    """Largest error of a row over the largest value of that row: rows here differ by many orders."""
+    return float(((a - b).abs().amax(-1) / b.abs().amax(-1).clamp_min(1e-30)).max())

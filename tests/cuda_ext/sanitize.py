@@ -27,7 +27,7 @@ from ext_case import (
     rows,
     tail_case,
 )
-from hyperkit._ext import build, gpu, ops, reference
+from hyperkit._ext import build, gpu, launching, ops, reference
 
 SIZES = (
     {"n": 40, "m": 3, "k": 7, "d": 35, "o": 33},
@@ -93,7 +93,7 @@ def main() -> None:
     else:
         path = build.find_library()
         assert path is not None, "python -m hyperkit._ext build --cuda"
-        launch, device = gpu.Prebuilt(path).launch, torch.device("cuda", 0)
+        launch, device = launching.Prebuilt(path).launch, torch.device("cuda", 0)
         largest = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
         for limit in (24 * 1024, largest):  # a warp a node; eight lanes
             op = gpu.Operators(launch, device, multiprocessors=2, shared_limit=limit)

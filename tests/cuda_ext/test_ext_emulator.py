@@ -28,7 +28,7 @@ from ext_case import (
     rows,
     tail_case,
 )
-from hyperkit._ext import gpu, nvrtc, reference
+from hyperkit._ext import gpu, launching, nvrtc, reference
 from torch import Tensor
 
 pytestmark = needs_compiler
@@ -100,13 +100,13 @@ def test_shared_memory_is_computed_as_the_kernel_lays_it_out():
     lib.emu_conv_floats.restype = ctypes.c_longlong
     for d, o, k in ((1, 1, 1), (7, 6, 4), (32, 32, 8), (257, 64, 16)):
         for passes in range(3):
-            assert gpu.conv_floats(d, o, k, passes) == lib.emu_conv_floats(d, o, k, passes)
+            assert launching.conv_floats(d, o, k, passes) == lib.emu_conv_floats(d, o, k, passes)
     # 100 floats are 400 bytes a node, 1,600 for four nodes a warp.
-    assert gpu.conv_shape(100, 16 * 6400) == (8, 4, 6400, 16)
-    assert gpu.conv_shape(100, 8 * 1600) == (8, 4, 6400, 2)
-    assert gpu.conv_shape(100, 8 * 1600 - 1) == (32, 2, 800, 15)
-    assert gpu.conv_shape(100, 1599) == (32, 1, 400, 3)
-    assert gpu.conv_shape(100, 399) is None
+    assert launching.conv_shape(100, 16 * 6400) == (8, 4, 6400, 16)
+    assert launching.conv_shape(100, 8 * 1600) == (8, 4, 6400, 2)
+    assert launching.conv_shape(100, 8 * 1600 - 1) == (32, 2, 800, 15)
+    assert launching.conv_shape(100, 1599) == (32, 1, 400, 3)
+    assert launching.conv_shape(100, 399) is None
     tensors, graph, rule = conv_case(n=5, m=2)
     small = emulated(shared_limit=256)
     assert not small.fits(7, 6, 4)
@@ -225,7 +225,7 @@ def differs(lib: ctypes.CDLL, seed: int, with_conv: bool) -> bool:
             if not relative(ops.conv(*given)[0], reference.conv(*given)[0]) < 1e-3:
                 return True
         return not bool((ops.tanimoto_max(q, r) == 1).all())
-    except gpu.LaunchError:
+    except launching.LaunchError:
         return True
 
 
@@ -266,7 +266,7 @@ def test_launcher_end_to_end_on_a_fake_driver(cubins):
     tensors, graph, rule = conv_case(n=3, m=2, k=7, d=32, o=32)
     given = (*tensors[:6], *graph, tensors[6], *rule)
     assert relative(ops.conv(*given)[0], reference.conv(*given)[0]) < 1e-4
-    shape = gpu.conv_shape(gpu.conv_floats(32, 32, 7, 2), 160 * 1024)
+    shape = launching.conv_shape(launching.conv_floats(32, 32, 7, 2), 160 * 1024)
     assert shape is not None
     assert shape.shared > 48 * 1024
     g = torch.ones(3, 33)
