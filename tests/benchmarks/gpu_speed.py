@@ -25,9 +25,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from hyperkit import Lorentz
+from hyperkit import Lorentz, PoincareBall
 from hyperkit.info import info
-from hyperkit.nn import HKConv, geometry
+from hyperkit.nn import HKConv, LorentzLinear, geometry
 from hyperkit.ops import _fused, lorentz, poincare
 from hyperkit.optim import RiemannianAdam
 
@@ -234,11 +234,15 @@ def row_times(n: int, d: int, rounds: int, rate: float) -> list[dict[str, object
         "lorentz logmap0": (lorentz.logmap0, (lx,)),
         "lorentz dist": (lorentz.dist, (lx, ly)),
         "lorentz logmap": (lorentz.logmap, (lx, ly)),
+        "lorentz expmap": (lorentz.expmap, (lx, lorentz.logmap(lx, ly))),
+        "lorentz transp": (lorentz.transp, (lx, ly, lorentz.logmap(lx, ly))),
         "ball expmap0": (poincare.expmap0, (v,)),
         "ball logmap0": (poincare.logmap0, (bx,)),
         "ball dist": (poincare.dist, (bx, by)),
         "ball logmap": (poincare.logmap, (bx, by)),
         "ball mobius_add": (poincare.mobius_add, (bx, by)),
+        "ball expmap": (poincare.expmap, (bx, poincare.logmap(bx, by))),
+        "ball transp": (poincare.transp, (bx, by, v)),
     }
     found = []
     for name, (f, inputs) in cases.items():
@@ -266,10 +270,42 @@ def row_times(n: int, d: int, rounds: int, rate: float) -> list[dict[str, object
     return found
 
 
-def adam_times(n: int, d: int, rounds: int) -> dict[str, float]:
-    """A step on Lorentz parameters against ``torch.optim.Adam``'s."""
-    m = Lorentz()
-    start = m.random_normal(n, d + 1, std=0.5).as_subclass(Tensor).cuda()
+def layer_times(rounds: int) -> list[dict[str, object]]:
+    """LorentzLinear against eager and against ``torch.nn.Linear`` of the same width."""
+    found = []
+    for n, d in ((20_000, 32), (100_000, 64), (100_000, 256)):
+        torch.manual_seed(0)
+        x = geometry("lorentz").random_normal(n, features=d, std=0.5).cuda()
+        layer, plain = LorentzLinear(d, d).cuda(), torch.nn.Linear(d, d).cuda()
+        space = x[:, 1:].contiguous()
+        forms: dict[str, Callable[[], object]] = {
+            "kernel": lambda layer=layer, x=x: layer(x),
+            "eager": lambda layer=layer, x=x: eager(layer, x),
+            "torch.nn.Linear": lambda plain=plain, space=space: plain(space),
+        }
+        with torch.no_grad():
+            error = float((layer(x) - eager(layer, x)).abs().max())  # pyright: ignore[reportOperatorIssue]
+            forward = milliseconds(forms, rounds)
+        both = milliseconds(
+            {
+                "kernel": lambda layer=layer, x=x: step(layer, x),
+                "eager": lambda layer=layer, x=x: eager(step, layer, x),
+                "torch.nn.Linear": lambda plain=plain, space=space: step(plain, space),
+            },
+            rounds,
+        )
+        found.append({"n": n, "d": d, "forward": forward, "both": both, "error": error})
+        print(f"LorentzLinear {n} x {d}, differs by {error:.0e}: {rounded(forward)}; both {rounded(both)}")
+    return found
+
+
+def rounded(times: dict[str, float]) -> dict[str, float]:
+    return {name: round(t, 3) for name, t in times.items()}
+
+
+def adam_times(m: Lorentz | PoincareBall, n: int, d: int, rounds: int) -> dict[str, float]:
+    """A step on points of `m` with `d` coordinates against ``torch.optim.Adam``'s."""
+    start = m.random_normal(n, d, std=0.5).as_subclass(Tensor).cuda()
     p = geoopt.ManifoldParameter(start.clone(), manifold=m)
     q = torch.nn.Parameter(start.clone())
     p.grad, q.grad = torch.randn_like(start), torch.randn_like(start)
@@ -308,8 +344,10 @@ def main() -> None:
         conv_times(s, args.rounds, not args.no_compile and i == 0) for i, s in enumerate(SIZES[: args.sizes])
     ]
     result["rows"] = row_times(args.rows, args.width, args.rounds, rate)
-    result["adam"] = adam_times(args.rows, args.width, args.rounds)
-    print("Adam ms", result["adam"])
+    result["linear"] = layer_times(args.rounds)
+    for name, m, d in (("adam", Lorentz(), args.width + 1), ("ball adam", PoincareBall(), args.width)):
+        result[name] = times = adam_times(m, args.rows, d, args.rounds)
+        print(name, "ms", rounded(times))
     if args.output:
         args.output.write_text(json.dumps(result, indent=1))
 
