@@ -33,11 +33,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("graphs.csv"), help="CSV of all runs")
     p.add_argument("--trials", type=int, default=MAX_TRIALS, help="settings tried for each model")
     p.add_argument("--runs", type=int, default=10, help="splits, or seeds where there is one split")
+    p.add_argument("--first", type=int, default=0, help="number of the first split or seed")
     p.add_argument("--epochs", type=int, default=TrainSettings.epochs)
     p.add_argument("--patience", type=int, default=TrainSettings.patience)
     p.add_argument("--every", type=int, default=TrainSettings.every, help="epochs between validations")
     p.add_argument("--lr", type=float, default=TrainSettings.lr)
     p.add_argument("--loss", choices=["ce", "margin"], default="ce")
+    p.add_argument(
+        "--hide",
+        type=float,
+        default=0.2,
+        help="links: share of the training links that a step asks for and takes out of the graph",
+    )
     p.add_argument("--hidden", type=int, default=16)
     p.add_argument("--threads", type=int, default=1, help="of torch")
     p.add_argument("--list", action="store_true", help="name the data sets and stop")
@@ -121,6 +128,7 @@ def _train(arguments: argparse.Namespace, table: Table) -> None:
         patience=arguments.patience,
         every=arguments.every,
         loss=arguments.loss,
+        hide=arguments.hide if arguments.task == "lp" else 0.0,
     )
     total = len(arguments.dataset) * len(models) * (arguments.trials + arguments.runs)
     progress = _Progress(total, arguments.epochs)
@@ -136,6 +144,7 @@ def _train(arguments: argparse.Namespace, table: Table) -> None:
                 table,
                 trials=arguments.trials,
                 runs=arguments.runs,
+                first=arguments.first,
                 done=progress.run,
                 progress=progress.epoch,
             )

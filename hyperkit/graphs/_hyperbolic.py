@@ -34,6 +34,9 @@ class LorentzInput(LorentzLinear):
     exponential map at the origin. Its space part is a multiple of them, so that a bag of words stays sparse
     up to the matrix product. The layer keeps only the direction of ``W x + b``: rows of a bag of words
     divided by their sums are so short that without the scale the bias would soon be all of it.
+
+    Dropout leaves the time alone. It is one large number for a whole row, nearly the same for all rows, so
+    that dropping it (HyboNet's code does) multiplies a shared term of all outputs by 0 or ``1/(1 - p)``.
     """
 
     def forward(self, x: Features) -> Tensor:  # type: ignore[override]
@@ -44,9 +47,27 @@ class LorentzInput(LorentzLinear):
         time = torch.sqrt(scale.square() * x.square + 1.0 / c)
         p = self.dropout if self.training else 0.0
         z = x.linear(self.weight[:, 1:], self.bias, dropout=p, scale=scale)
-        if p:
-            time = nn.functional.dropout(time, p)
         return lorentz_tail(torch.addcmul(z, time, self.weight[:, 0]), self.log_scale, c)
+
+
+RADIUS_LIMIT = 15.0
+"""Largest ``sqrt(c) |v|`` of a tangent vector of HGCN: where its code clamps cosh and sinh."""
+
+
+def within(v: Tensor, c: float | Tensor, limit: float = RADIUS_LIMIT) -> Tensor:
+    """Tangent vectors at the origin, shortened to ``sqrt(c) |v| <= limit``; the direction stays.
+
+    Parameters
+    ----------
+    v : Tensor
+        Space parts ``(*, d)``.
+    c : float or Tensor
+        Curvature, > 0.
+    limit : float
+        Largest length, times ``sqrt(c)``.
+    """
+    square = c * v.square().sum(-1, keepdim=True)
+    return v * torch.rsqrt((square / limit**2).clamp(min=1.0))
 
 
 def lorentz_mean(h: Tensor, graph: Adjacency, c: float | Tensor) -> Tensor:
@@ -91,6 +112,11 @@ class HGCN(LorentzLayer):
     A layer is ``exp_0(relu(A log_0(exp_0(W log_0(x)) (+) b)))`` with the mean over the neighbourhood and a
     learnable curvature, one for the network.
 
+    Tangent vectors and the bias are shortened to ``sqrt(c) |v| <= 15`` (:func:`within`). Nothing else bounds
+    them: where the loss gains from it, the curvature and the weights grow together until the squares of a
+    point's coordinates leave float32, at 44. The authors' code clamps the arguments of cosh and sinh at the
+    same 15, which leaves points off the hyperboloid; here they stay on it.
+
     Parameters
     ----------
     in_features, hidden, layers, dropout
@@ -110,9 +136,9 @@ class HGCN(LorentzLayer):
         c = self.c
         v: Features | Tensor = x  # log_0 of what exp_0 gives
         for i, linear in enumerate(self.linears):
-            y = ops.expmap0(nn.functional.pad(linear(v), (1, 0)), c)
+            y = ops.expmap0(nn.functional.pad(within(linear(v), c), (1, 0)), c)
             # x (+) exp_0(b) as a boost: the tangent vector moved to x would lose its digits far out.
-            y = ops.boost(ops.expmap0(nn.functional.pad(self.biases[i], (1, 0)), c), y, c)
+            y = ops.boost(ops.expmap0(nn.functional.pad(within(self.biases[i], c), (1, 0)), c), y, c)
             v = graph.loops.matmul(graph.mean, ops.logmap0(y, c)[..., 1:])
             if i < len(self.linears) - 1:
                 v = torch.relu(v)

@@ -31,37 +31,58 @@ COLUMNS: tuple[str, ...] = (
 )
 Row = dict[str, str]
 
-# Classes over bags of words: drop much, decay much. Links and measured features: little of either.
-_WORDS: tuple[dict[str, Any], ...] = (
+# Classes over bags of words: drop much, decay much. Their links: drop much, decay little. Measured features:
+# little of either.
+_Trials = tuple[dict[str, Any], ...]
+_WORDS: _Trials = (
     {"dropout": 0.5, "weight_decay": 5e-4},
     {"dropout": 0.8, "weight_decay": 5e-4},
     {"dropout": 0.5, "weight_decay": 5e-3},
     {"dropout": 0.8, "weight_decay": 5e-3},
 )
-_MEASURED: tuple[dict[str, Any], ...] = (
+_WORD_LINKS: _Trials = (
+    {"dropout": 0.5, "weight_decay": 0.0},
+    {"dropout": 0.5, "weight_decay": 0.0, "lr": 0.03},
+    {"dropout": 0.5, "weight_decay": 5e-4},
+    {"dropout": 0.2, "weight_decay": 5e-4, "lr": 0.03},
+)
+_MEASURED: _Trials = (
     {"dropout": 0.0, "weight_decay": 0.0},
     {"dropout": 0.0, "weight_decay": 0.0, "layers": 3},
     {"dropout": 0.2, "weight_decay": 5e-4},
     {"dropout": 0.0, "weight_decay": 5e-4, "lr": 0.03},
 )
 # What a model has besides, one for each trial, so that options cost no more trials than others have.
-_Options = dict[str, tuple[dict[str, Any], ...]]
-_COMMON: _Options = {
+_COMMON: dict[str, _Trials] = {
     "gat": ({"heads": 8}, {"heads": 8}, {"heads": 4}, {"heads": 4}),
     "hknet-paper": ({"kernels": 4}, {"kernels": 2}, {"kernels": 6}, {"kernels": 4}),
 }
-_WORD_OPTIONS: _Options = {
-    **_COMMON,
-    "hknet": (
+_OURS: dict[str, _Trials] = {
+    "words": (
         {"smooth": 1, "keep": 4.0},
         {"spread": 10, "keep": 8.0},
         {"keep": 4.0, "aggregation": "gin"},
-        {"smooth": 1, "spread": 4, "keep": 8.0},
+        {"layers": 1, "spread": 10, "hidden": 64},
     ),
-}
-_MEASURED_OPTIONS: _Options = {
-    **_COMMON,
-    "hknet": ({"keep": 8.0}, {"layers": 1, "smooth": 1}, {"smooth": 1, "keep": 4.0}, {"layers": 1}),
+    "word links": (
+        {"smooth": 1, "keep": 8.0},
+        {"layers": 1, "smooth": 2},
+        {"layers": 1, "spread": 4},
+        {"layers": 1, "spread": 4},
+    ),
+    "measured": ({"keep": 8.0}, {"layers": 1, "smooth": 1}, {"smooth": 1, "keep": 4.0}, {"layers": 1}),
+    "links": (
+        {"layers": 1, "spread": 2},
+        {"layers": 2, "smooth": 1, "keep": 8.0},
+        {"keep": 8.0, "aggregation": "gin"},
+        {"layers": 1, "smooth": 1},
+    ),
+    "graphs": (
+        {"keep": 2.0},
+        {"keep": 2.0},
+        {"smooth": 1, "keep": 2.0},
+        {"keep": 2.0, "aggregation": "gin"},
+    ),
 }
 _WORD_SETS = ("cora", "citeseer", "pubmed", "texas", "cornell", "wisconsin", "actor")
 MAX_TRIALS = 4
@@ -93,18 +114,23 @@ class Cell:
         """
         if not 1 <= count <= MAX_TRIALS:
             raise ValueError(f"trials must be 1 to {MAX_TRIALS}, got {count}")
-        words = self.task == "nc" and (
-            self.dataset.removesuffix("-geom-gcn") in _WORD_SETS or self.dataset.endswith("-filtered")
-        )
+        words = self.dataset.removesuffix("-geom-gcn") in _WORD_SETS or self.dataset.endswith("-filtered")
+        if self.task == "lp":
+            kind, base = ("word links", _WORD_LINKS) if words else ("links", _MEASURED)
+        elif self.task == "nc":
+            kind, base = ("words", _WORDS) if words else ("measured", _MEASURED)
+        else:
+            kind, base = "graphs", _MEASURED
+        none: _Trials = ({},) * MAX_TRIALS
+        own = _OURS[kind] if self.model == "hknet" else _COMMON.get(self.model, none)
         out: list[tuple[ModelSettings, TrainSettings]] = []
-        none: tuple[dict[str, Any], ...] = ({},) * MAX_TRIALS
-        for i, values in enumerate((_WORDS if words else _MEASURED)[:count]):
-            values = dict(values)
-            options = dict((_WORD_OPTIONS if words else _MEASURED_OPTIONS).get(self.model, none)[i])
+        for values, options in zip(base[:count], own, strict=False):
+            values, options = dict(values), dict(options)
             dropout, layers = values.pop("dropout"), values.pop("layers", 2)
             layers = options.pop("layers", layers)
             # GAT's published width on citations is 8 heads of 8; embeddings of links are 16 wide for all.
             hidden = 64 if self.model == "gat" and self.task != "lp" else self.hidden
+            hidden = options.pop("hidden", hidden)
             out.append(
                 (ModelSettings(self.model, hidden, layers, dropout, options), replace(self.train, **values))
             )
@@ -113,7 +139,10 @@ class Cell:
 
 def settings_text(model: ModelSettings, train: TrainSettings) -> str:
     """Settings as one line of JSON, the same for the same settings."""
-    return json.dumps({"model": asdict(model), "train": asdict(train)}, sort_keys=True)
+    values = asdict(train)
+    if not values["hide"]:  # as it was written before there was this setting, so that older tables resume
+        del values["hide"]
+    return json.dumps({"model": asdict(model), "train": values}, sort_keys=True)
 
 
 def settings_of(text: str) -> tuple[ModelSettings, TrainSettings]:
@@ -217,6 +246,7 @@ def run_cell(
     *,
     trials: int = 4,
     runs: int = 10,
+    first: int = 0,
     done: Callable[[str, int, Row], None] | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> list[Row]:
@@ -234,6 +264,8 @@ def run_cell(
         Where runs are kept.
     trials, runs : int
         Number of settings tried (1 to 4), and of tested runs: splits where there are several, else seeds.
+    first : int
+        Number of the first tested run, so that several processes can share a cell.
     done, progress : callable, optional
         Called after each run with stage, number and row; and after each validation (:func:`fit`).
 
@@ -264,7 +296,7 @@ def run_cell(
     if best == -math.inf:
         raise FloatingPointError(f"{cell.dataset} {cell.task} {cell.model}: every trial diverged")
     out = []
-    for run in range(runs):
+    for run in range(first, first + runs):
         row = table.find(cell, "test", run, chosen)
         if row is None:
             result = fit(make_task(cell, data, run), *settings_of(chosen), run, progress=progress)

@@ -41,6 +41,10 @@ class TrainSettings:
         Epochs between two validations.
     batch : int
         Graphs in a batch of graph classification.
+    hide : float
+        Share of the training links that a step of link prediction asks for and takes out of the graph that
+        messages run on, drawn anew in each step. 0: all links are asked for and all carry messages, so that a
+        network can learn "these two have seen each other", which a link held out never has.
     """
 
     lr: float = 0.01
@@ -52,6 +56,7 @@ class TrainSettings:
     clip: float | None = None
     every: int = 1
     batch: int = 64
+    hide: float = 0.0
 
 
 @dataclass
@@ -181,18 +186,33 @@ class LinkTask:
         n = graph.num_nodes
         self.nodes = n
         self.split = link_split(graph.edge_index, n, seed, val=val, test=test)
-        edges = torch.cat([self.split.train, self.split.train.flip(0)], 1)
-        x = graph.x
-        if graph.degree_features:
-            x = torch.cat([x, degree_features(edges, n)], 1)
-        self.x, self.graph = Features(x), Adjacency(edges, n)
-        self.in_features = x.shape[1]
+        self._plain, self._degrees = graph.x, graph.degree_features
+        self._whole = None if graph.degree_features else Features(graph.x)
+        self.x, self.graph = self._messages(self.split.train)
+        self.in_features = self.x.shape[1]
+
+    def _messages(self, links: Tensor) -> tuple[Features, Adjacency]:
+        """Features and graph of a network that sees these links."""
+        edges = torch.cat([links, links.flip(0)], 1)
+        x = self._whole
+        if x is None:
+            x = Features(torch.cat([self._plain, degree_features(edges, self.nodes)], 1))
+        return x, Adjacency(edges, self.nodes)
 
     def losses(self, model: GraphNetwork, settings: TrainSettings, generator: torch.Generator):
-        """One loss for each step of an epoch: all training links against as many new negatives."""
-        links = self.split.train
-        negative = sample_negatives(links, self.nodes, links.shape[1], generator)
-        scores = model.score(model.embed(self.x, self.graph), torch.cat([links, negative], 1))
+        """One loss for each step of an epoch: training links against as many new negatives.
+
+        The negatives are pairs that are no training links, hidden or not.
+        """
+        known = links = self.split.train
+        x, graph = self.x, self.graph
+        if settings.hide:
+            order = torch.randperm(known.shape[1], generator=generator)
+            cut = max(1, round(settings.hide * known.shape[1]))
+            links = known[:, order[:cut]]
+            x, graph = self._messages(known[:, order[cut:]])
+        negative = sample_negatives(known, self.nodes, links.shape[1], generator)
+        scores = model.score(model.embed(x, graph), torch.cat([links, negative], 1))
         target = torch.zeros_like(scores)
         target[: links.shape[1]] = 1.0
         yield nn.functional.binary_cross_entropy_with_logits(scores, target)

@@ -1,11 +1,13 @@
 """Models against dense formulas, their symmetry, and that they learn."""
 
+import math
+
 import pytest
 import torch
 
 from hyperkit.graphs import MODELS, Adjacency, Features, GraphNetwork, ModelSettings
 from hyperkit.graphs._euclidean import GATConv, GCNConv, SAGEConv
-from hyperkit.graphs._hyperbolic import HGCN, HyboNet, LorentzInput, spread
+from hyperkit.graphs._hyperbolic import HGCN, HyboNet, LorentzInput, spread, within
 from hyperkit.graphs._sparse import Pattern
 from hyperkit.graphs.splits import both_directions
 from hyperkit.nn import ExpMap0, LorentzGraphConv, LorentzLinear, geometry
@@ -150,6 +152,41 @@ def test_hgcn_layer_is_the_tangent_space_formula_and_stays_finite_far_out():
     out[:, 1:].sum().backward()
     assert out.isfinite().all()
     assert all(p.grad.isfinite().all() for p in far.parameters())
+
+
+def test_hgcn_stays_in_float32_when_curvature_and_weights_grow():
+    """As training on Cora had it: c = 6 and tangent vectors so long that sqrt(c) r was beyond 44."""
+    torch.manual_seed(0)
+    net, a, x = HGCN(80, 4, layers=2, dropout=0.0), graph(), words()
+    with torch.no_grad():
+        net.manifold.log_c.fill_(math.log(6.0))
+        for linear in net.linears:
+            linear.weight.mul_(60.0)
+        net.biases.normal_().mul_(20.0)
+    out = net(Features(x), a)
+    assert out.isfinite().all()
+    assert out[:, 1:].square().sum(1).mul(6.0).sqrt().asinh().max() > 12.0
+    out[:, 1:].square().sum(1).log().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_within_shortens_and_keeps_the_direction():
+    v = torch.tensor([[3.0, 4.0], [30.0, 40.0], [0.0, 0.0]], requires_grad=True)
+    out = within(v, 4.0, 20.0)
+    assert torch.allclose(out, torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]]))
+    out.sum().backward()
+    assert v.grad is not None
+    assert torch.equal(v.grad[0], torch.ones(2))
+    assert torch.allclose((v.grad[1] * v[1]).sum(), torch.zeros(()), atol=1e-5)  # no pull along the length
+
+
+def test_dropout_leaves_the_time_of_the_features_alone():
+    torch.manual_seed(0)
+    layer, x = LorentzInput(80, 5, dropout=0.5), Features(words())
+    with torch.no_grad():
+        layer.weight[:, 1:] = 0.0
+        layer.weight[:, 0].normal_()
+    assert torch.equal(layer(x), layer.eval()(x))
 
 
 def test_spread_is_personalised_pagerank():

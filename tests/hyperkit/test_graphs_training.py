@@ -65,6 +65,49 @@ def test_links_are_learnt(model):
     assert result.test > 60
 
 
+class Spy(torch.nn.Module):
+    """Keeps what it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.asked = [], []
+
+    def embed(self, x, graph):
+        self.seen.append((x, graph))
+        return x.values
+
+    def score(self, h, pairs):
+        self.asked.append(pairs)
+        return pairs.sum(0).float()
+
+
+def test_links_asked_for_carry_no_messages_when_they_are_hidden():
+    data = communities()
+    data.degree_features = True
+    task, spy, n = LinkTask(data, 0, val=0.1, test=0.2), Spy(), data.num_nodes
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        list(task.losses(spy, TrainSettings(hide=0.25), generator))
+    known = set((task.split.train[0] * n + task.split.train[1]).tolist())
+    drawn = []
+    for (x, graph), pairs in zip(spy.seen, spy.asked, strict=True):
+        half = pairs.shape[1] // 2
+        assert half == round(0.25 * task.split.train.shape[1])
+        links, negative = ((p[0] * n + p[1]).tolist() for p in (pairs[:, :half], pairs[:, half:]))
+        low, high = graph.edge_index.min(0).values, graph.edge_index.max(0).values
+        messages = set((low * n + high).tolist())
+        assert not messages & set(links)
+        assert messages | set(links) == known
+        assert not known & set(negative)
+        degree = torch.bincount(graph.edge_index[1], minlength=n).clamp(max=5)
+        assert torch.equal(x.values[:, 3:9].argmax(1), degree)  # counted on what is left
+        drawn.append(set(links))
+    assert drawn[0] != drawn[1]
+    list(task.losses(spy, TrainSettings(), generator))
+    assert spy.seen[-1][1] is task.graph
+    assert spy.asked[-1].shape[1] == 2 * task.split.train.shape[1]
+
+
 @pytest.mark.parametrize("model", ["gcn", "hybonet", "hknet"])
 def test_graphs_are_told_apart(tmp_path, model):
     files.gin_text(tmp_path)
@@ -181,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 
 def test_trials_are_as_many_for_every_model():
-    for task in ("nc", "lp"):
+    for task in ("nc", "lp", "gc"):
         counts = {m: len(Cell("cora", task, m).trials(4)) for m in MODELS}
         assert set(counts.values()) == {4}
     for model, train in Cell("cora", "nc", "hknet").trials(4):
@@ -213,6 +256,8 @@ def test_cells_resume(tmp_path, monkeypatch):
     again = run_cell(cell, data, Table(path), trials=2, runs=3)
     assert [(r["val"], r["test"]) for r in again] == [(r["val"], r["test"]) for r in rows]
     assert "gcn" in markdown(Table(path).rows)
+    other = tmp_path / "share.csv"
+    assert run_cell(cell, data, Table(other), trials=2, runs=1, first=2)[0]["test"] == rows[2]["test"]
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="columns"):
         Table(path)
