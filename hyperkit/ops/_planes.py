@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperkit._checks import Curvature, curvature, floats, lorentz_points
+from hyperkit._checks import Curvature, curvature, floats, lorentz_points, width
 from hyperkit.ops import _lorentz_maps as maps
 from hyperkit.ops._lorentz_metric import _time, from_space
 from hyperkit.ops._lorentz_points import _time_minus_space, centroid, from_poincare, to_poincare
@@ -35,6 +35,7 @@ def lorentz_busemann(x: Tensor, omega: Tensor, c: Curvature = 1.0, *, keepdim: b
     c = curvature(c)
     (x,) = lorentz_points(c, x=x)
     (omega,) = floats(omega=omega)
+    width(omega, x.shape[-1] - 1, "omega", "the dimension of x")
     bracket = _time_minus_space(x[..., 1:], _unit(omega), c)
     out = torch.log(c**0.5 * bracket) / c**0.5
     return out if keepdim else out.squeeze(-1)
@@ -47,6 +48,7 @@ def poincare_busemann(x: Tensor, omega: Tensor, c: Curvature = 1.0, *, keepdim: 
     """
     c = curvature(c)
     (x,), (omega,) = ball_points(c, x=x), floats(omega=omega)
+    width(omega, x.shape[-1], "omega", "that of x")
     out = torch.log(sq(_unit(omega) - c**0.5 * x) / gap(x, c)) / c**0.5
     return out if keepdim else out.squeeze(-1)
 
@@ -69,6 +71,7 @@ def lorentz_dist_to_hyperplane(
     """
     c = curvature(c)
     x, normal = lorentz_points(c, x=x) + floats(normal=normal)
+    width(normal, x.shape[-1], "normal", "that of x")
     w0, ws = normal[..., :1], normal[..., 1:]
     xs = x[..., 1:]
     along = dot(ws, xs) - w0 * _time(sq(xs), c)
@@ -88,6 +91,7 @@ def poincare_dist_to_hyperplane(
     c = curvature(c)
     x, p = ball_points(c, x=x, p=p)
     (a,) = floats(a=a)
+    width(a, x.shape[-1], "a", "that of x")
     gx, gp = gap(x, c), gap(p, c)
     e = x - p
     along = dot(gp * e - (c * sq(e)) * p, _unit(a)) / gp / gx
@@ -116,6 +120,7 @@ def lorentz_reflection(x: Tensor, normal: Tensor, c: Curvature = 1.0) -> Tensor:
     """Reflection in the hyperplane of `normal`, ``x - 2 <w, x>/<w, w> w``; shapes ``(*, d + 1)``."""
     c = curvature(c)
     x, normal = lorentz_points(c, x=x) + floats(normal=normal)
+    width(normal, x.shape[-1], "normal", "that of x")
     w0, ws = normal[..., :1], normal[..., 1:]
     xs = x[..., 1:]
     k = 2.0 * (dot(ws, xs) - w0 * _time(sq(xs), c)) / (sq(ws) - w0 * w0)

@@ -89,3 +89,18 @@ def test_half_precision_is_raised_under_autocast() -> None:
         assert L.centroid(x, torch.rand(2)).dtype == torch.float32
         assert L.pairwise_inner(x, x).dtype == torch.float32
         assert P.mobius_matvec(torch.eye(3), torch.zeros(2, 3)).dtype == torch.float32
+
+
+def test_planes_refuse_vectors_of_another_width() -> None:
+    """A normal without its time was taken for one, and the distance was NaN."""
+    x, p, short = L.origin(4), torch.zeros(3), torch.tensor([1.0, 0.0])
+    for call in (
+        lambda: L.dist_to_hyperplane(x, short),
+        lambda: L.reflection(x, short),
+        lambda: L.busemann(x, short),
+        lambda: L.dist_to_horosphere(x, short, 0.0),
+        lambda: P.dist_to_hyperplane(p, p, short),
+        lambda: P.busemann(p, short),
+    ):
+        with pytest.raises(ValueError, match="must have last dimension"):
+            call()
