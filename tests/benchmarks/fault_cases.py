@@ -1,4 +1,4 @@
-"""What `faults.py` disturbs: six kinds of work, how each is started, checked and compared."""
+"""What `faults.py` disturbs: seven kinds of work, how each is started, checked and compared."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.moses.results import MosesReport
+from hyperkit_mol.potentials._label_worker import scan
 from hyperkit_mol.potentials.model_files import load_potential
 
 SMALL = {
@@ -127,6 +128,24 @@ def make_scenarios(base: Path, smiles: list[str]) -> list[Scenario]:
             load_potential(folder / "run" / "model")
         return saved_steps(folder / "run")
 
+    def label(folder: Path) -> list[str]:
+        few = base / "few.smi"
+        few.write_text("CO\nC=O\nCC\nN\nC#N\n")
+        out = folder / "labelled.extxyz"
+        again = ["--resume"] if out.with_name(f"{out.name}.parts").exists() or out.exists() else []
+        words = ["--conformers", 2, "--samples", 4, "--interval", 2, "--jobs", 2, "-o", out]
+        return verb("potential", "label", few, *words, *again)
+
+    def check_label(folder: Path) -> int:
+        """Finished runs that `--resume` will take over; all of them where the output is there."""
+        path = folder / "labelled.extxyz"
+        if path.exists():
+            if (n := path.read_text().count("energy=")) != 20:
+                raise Broken(f"{path.name} has {n} frames of 20")
+            return 10
+        parts = path.with_name(f"{path.name}.parts")
+        return len(scan(parts)) if parts.exists() else 0
+
     model = base / "whole-training" / "run" / "model"
 
     def generate(folder: Path) -> list[str]:
@@ -207,6 +226,7 @@ def make_scenarios(base: Path, smiles: list[str]) -> list[Scenario]:
             lambda folder: digest(load_potential(folder / "run" / "model").state_dict()),
         ),
         Scenario("relaxation", relax, check_relax, sdf),
+        Scenario("labelling", label, check_label, lambda f: (f / "labelled.extxyz").read_text()),
     ]  # fmt: skip
 
 

@@ -295,6 +295,7 @@ def main() -> int:
                     "potential training": 64,
                     "evaluation": 16,
                     "relaxation": 4,
+                    "labelling": 8,
                 }
                 if scenario.name in small:
                     others["full disk"] = full_disk(scenario, base, small[scenario.name])
