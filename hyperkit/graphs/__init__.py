@@ -3,7 +3,9 @@
 ``python -m hyperkit.graphs --help`` trains and tests from the command line.
 """
 
+from hyperkit.graphs._edge_blocks import EdgeBlocks
 from hyperkit.graphs._knn import knn, knn_graph
+from hyperkit.graphs._sampling import NeighborSampler, Sample
 from hyperkit.graphs._sparse import Adjacency, Features
 from hyperkit.graphs._tables import edges_from_neighbors, pad_neighbors
 from hyperkit.graphs.datasets import DATASETS, Graph, GraphSet, Triples, from_pyg, load
@@ -33,6 +35,7 @@ __all__ = [
     "DATASETS",
     "MODELS",
     "Adjacency",
+    "EdgeBlocks",
     "Features",
     "Graph",
     "GraphNetwork",
@@ -41,8 +44,10 @@ __all__ = [
     "LinkSplit",
     "LinkTask",
     "ModelSettings",
+    "NeighborSampler",
     "NodeTask",
     "Result",
+    "Sample",
     "Split",
     "TrainSettings",
     "Triples",

@@ -45,6 +45,14 @@ def parser() -> argparse.ArgumentParser:
         default=0.2,
         help="links: share of the training links that a step asks for and takes out of the graph",
     )
+    p.add_argument(
+        "--sample",
+        type=int,
+        nargs="+",
+        default=[],
+        help="classes of nodes: neighbours drawn in each step (-1: all), in place of the whole graph",
+    )
+    p.add_argument("--batch", type=int, default=TrainSettings.batch, help="graphs, or nodes with --sample")
     p.add_argument("--hidden", type=int, default=16)
     p.add_argument("--threads", type=int, default=1, help="of torch")
     p.add_argument("--list", action="store_true", help="name the data sets and stop")
@@ -129,6 +137,8 @@ def _train(arguments: argparse.Namespace, table: Table) -> None:
         every=arguments.every,
         loss=arguments.loss,
         hide=arguments.hide if arguments.task == "lp" else 0.0,
+        sample=tuple(arguments.sample) if arguments.task == "nc" else (),
+        batch=arguments.batch,
     )
     total = len(arguments.dataset) * len(models) * (arguments.trials + arguments.runs)
     progress = _Progress(total, arguments.epochs)

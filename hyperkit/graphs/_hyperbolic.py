@@ -42,7 +42,7 @@ class LorentzInput(LorentzLinear):
     def forward(self, x: Features) -> Tensor:  # type: ignore[override]
         """Map features ``(N, in_features)`` to points ``(N, out_features + 1)``."""
         c = self.c
-        unit = REACH / x.square.mean().clamp(min=1e-12).sqrt()
+        unit = REACH / x.mean_square.clamp(min=1e-12).sqrt()
         scale = sinhc(c * unit.square() * x.square) * unit
         time = torch.sqrt(scale.square() * x.square + 1.0 / c)
         p = self.dropout if self.training else 0.0

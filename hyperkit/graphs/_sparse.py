@@ -102,6 +102,10 @@ class Adjacency:
         ``(2, E)``: source, target; no self-loops, no pair twice.
     nodes : int
         N.
+    degree : Tensor, optional
+        Number of neighbours that each node has in the whole graph, ``(N)``, where `edge_index` is drawn from
+        one (undirected): a row's neighbours then weigh ``degree / (number kept)`` times as much, so that
+        `symmetric`, `mean` and `neighbours` keep their expectation.
 
     Attributes
     ----------
@@ -119,22 +123,30 @@ class Adjacency:
         Values of ``D^(-1) A`` for `plain`; rows without neighbours are zero.
     """
 
-    def __init__(self, edge_index: Tensor, nodes: int) -> None:
+    def __init__(self, edge_index: Tensor, nodes: int, *, degree: Tensor | None = None) -> None:
         self.edge_index, self.nodes = edge_index, nodes
         source, target = edge_index
         own = torch.arange(nodes, device=edge_index.device)
         self.plain = Pattern(target, source, (nodes, nodes))
         self.loops = Pattern(torch.cat([target, own]), torch.cat([source, own]), (nodes, nodes))
-        degree = torch.bincount(self.loops.rows, minlength=nodes).float()
-        out_degree = torch.bincount(self.loops.cols, minlength=nodes).float()
-        self.mean = (1.0 / degree)[self.loops.rows]
-        self.symmetric = degree.rsqrt()[self.loops.rows] * out_degree.rsqrt()[self.loops.cols]
-        self.neighbours = (1.0 / (degree - 1.0))[self.plain.rows]
+        kept = torch.bincount(target, minlength=nodes).float()
+        sent = torch.bincount(source, minlength=nodes).float()
+        rows, cols = self.loops.rows, self.loops.cols
+        self.neighbours = (1.0 / kept)[self.plain.rows]
+        if degree is None:
+            self._degree = kept
+            self.mean = (1.0 / (kept + 1.0))[rows]
+            self.symmetric = (kept + 1.0).rsqrt()[rows] * (sent + 1.0).rsqrt()[cols]
+            return
+        whole = self._degree = degree.to(kept.dtype)
+        scale = torch.where(rows == cols, torch.ones_like(whole[rows]), (whole / kept)[rows])
+        self.mean = (1.0 / (whole + 1.0))[rows] * scale
+        self.symmetric = (whole + 1.0).rsqrt()[rows] * (whole + 1.0).rsqrt()[cols] * scale
 
     def edge_weight(self) -> Tensor:
         """``1/sqrt(deg_i deg_j)`` for each column of `edge_index`."""
         source, target = self.edge_index
-        degree = torch.bincount(target, minlength=self.nodes).float().clamp_(min=1.0)
+        degree = self._degree.clamp(min=1.0)
         return (degree[source] * degree[target]).rsqrt()
 
 
@@ -147,11 +159,16 @@ class Features:
         ``(N, F)``.
     sparse_below : float
         Share of entries that are not zero below which the sparse form is used.
+    mean_square : Tensor, optional
+        Mean squared norm of a row, by which the hyperbolic models scale what they lift; by default that of
+        `x`. For a part of the data give that of the whole (of what is trained on), or else what a node gives
+        depends on which others are in its batch.
     """
 
-    def __init__(self, x: Tensor, *, sparse_below: float = 0.2) -> None:
+    def __init__(self, x: Tensor, *, sparse_below: float = 0.2, mean_square: Tensor | None = None) -> None:
         self.shape = tuple(x.shape)
         self.square = x.square().sum(1, keepdim=True)
+        self.mean_square = self.square.mean() if mean_square is None else mean_square
         self.pattern: Pattern | None = None
         self.values = x
         # Below some tens of columns the dense product is the faster one whatever the density.

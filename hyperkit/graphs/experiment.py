@@ -140,14 +140,16 @@ class Cell:
 def settings_text(model: ModelSettings, train: TrainSettings) -> str:
     """Settings as one line of JSON, the same for the same settings."""
     values = asdict(train)
-    if not values["hide"]:  # as it was written before there was this setting, so that older tables resume
-        del values["hide"]
+    for later in ("hide", "sample"):  # as it was written before there were these, so that older tables resume
+        if not values[later]:
+            del values[later]
     return json.dumps({"model": asdict(model), "train": values}, sort_keys=True)
 
 
 def settings_of(text: str) -> tuple[ModelSettings, TrainSettings]:
     """Inverse of :func:`settings_text`."""
     both = json.loads(text)
+    both["train"]["sample"] = tuple(both["train"].get("sample", ()))
     return ModelSettings(**both["model"]), TrainSettings(**both["train"])
 
 

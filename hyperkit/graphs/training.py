@@ -12,6 +12,7 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
+from hyperkit.graphs._sampling import NeighborSampler
 from hyperkit.graphs._sparse import Adjacency, Features
 from hyperkit.graphs.datasets import Graph, GraphSet
 from hyperkit.graphs.models import GraphNetwork, ModelSettings
@@ -40,11 +41,15 @@ class TrainSettings:
     every : int
         Epochs between two validations.
     batch : int
-        Graphs in a batch of graph classification.
+        Graphs in a batch of graph classification, nodes in one of node classification with `sample`.
     hide : float
         Share of the training links that a step of link prediction asks for and takes out of the graph that
         messages run on, drawn anew in each step. 0: all links are asked for and all carry messages, so that a
         network can learn "these two have seen each other", which a link held out never has.
+    sample : tuple of int
+        Neighbours drawn in each step from a node (:class:`~hyperkit.graphs.NeighborSampler`), one number for
+        each layer: node classification then trains on the neighbourhoods of `batch` nodes. Empty: on the
+        whole graph. Validation and test run on the whole graph, without gradients.
     """
 
     lr: float = 0.01
@@ -57,6 +62,7 @@ class TrainSettings:
     every: int = 1
     batch: int = 64
     hide: float = 0.0
+    sample: tuple[int, ...] = ()
 
 
 @dataclass
@@ -152,10 +158,21 @@ class NodeTask:
             x = torch.cat([x, degree_features(graph.edge_index, graph.num_nodes)], 1)
         self.x, self.graph = Features(x), Adjacency(graph.edge_index, graph.num_nodes)
         self.in_features, self.num_classes = x.shape[1], graph.num_classes
+        self._plain = x
+        self._sampler: NeighborSampler | None = None
 
     def losses(self, model: GraphNetwork, settings: TrainSettings, generator: torch.Generator):
         """One loss for each step of an epoch."""
         train = self.split.train
+        if settings.sample:
+            if self._sampler is None or self._sampler.sizes != settings.sample:
+                self._sampler = NeighborSampler(self.graph.edge_index, self.graph.nodes, settings.sample)
+            for seeds in train[torch.randperm(len(train), generator=generator)].split(settings.batch):
+                part = self._sampler(seeds, generator)
+                x = Features(self._plain[part.nodes], mean_square=self.x.mean_square)
+                logits = model(x, part.adjacency())[: len(seeds)]
+                yield class_loss(logits, self.y[seeds], settings)
+            return
         yield class_loss(model(self.x, self.graph)[train], self.y[train], settings)
 
     def measure(self, model: GraphNetwork, part: Literal["val", "test"]) -> tuple[float, float]:
@@ -227,7 +244,9 @@ class LinkTask:
 
 
 class _Batch:
-    def __init__(self, x: Tensor, data: GraphSet, rows: Tensor, edge_start: Tensor) -> None:
+    def __init__(
+        self, x: Tensor, data: GraphSet, rows: Tensor, edge_start: Tensor, mean_square: Tensor
+    ) -> None:
         start = data.start
         nodes = torch.cat([torch.arange(int(start[g]), int(start[g + 1])) for g in rows])
         edges = torch.cat([torch.arange(int(edge_start[g]), int(edge_start[g + 1])) for g in rows])
@@ -235,7 +254,7 @@ class _Batch:
         place[nodes] = torch.arange(len(nodes))
         sizes = (start[1:] - start[:-1])[rows]
         self.batch = torch.repeat_interleave(torch.arange(len(rows)), sizes)
-        self.x, self.y = Features(x[nodes]), data.y[rows]
+        self.x, self.y = Features(x[nodes], mean_square=mean_square), data.y[rows]
         self.graph = Adjacency(place[data.edge_index[:, edges]], len(nodes))
 
     def logits(self, model: GraphNetwork) -> Tensor:
@@ -272,10 +291,13 @@ class GraphTask:
         edge_start = torch.searchsorted(data.edge_index[1].contiguous(), data.start)
         self.in_features, self.num_classes = x.shape[1], data.num_classes
         generator = torch.Generator().manual_seed(seed)
+        # Of the training graphs: what a graph gives must not depend on the others of its batch.
+        training = torch.isin(torch.repeat_interleave(torch.arange(len(sizes)), sizes), self.split.train)
+        mean_square = x[training].square().sum(1).mean()
         self.batches = {}
         for part, rows in zip(("train", "val", "test"), self.split, strict=True):
             rows = rows[torch.randperm(len(rows), generator=generator)]
-            self.batches[part] = [_Batch(x, data, r, edge_start) for r in rows.split(batch)]
+            self.batches[part] = [_Batch(x, data, r, edge_start, mean_square) for r in rows.split(batch)]
 
     def losses(self, model: GraphNetwork, settings: TrainSettings, generator: torch.Generator):
         """One loss for each batch."""

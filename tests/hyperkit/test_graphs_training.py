@@ -9,6 +9,7 @@ import torch
 
 from hyperkit.graphs import (
     Graph,
+    GraphNetwork,
     GraphTask,
     LinkTask,
     ModelSettings,
@@ -132,6 +133,19 @@ def test_batches_hold_the_graphs_of_their_set(tmp_path):
             assert torch.equal(b.batch[b.graph.edge_index[0]], b.batch[b.graph.edge_index[1]])
             degree = torch.bincount(b.graph.edge_index[1], minlength=b.graph.nodes).float()
             assert torch.allclose(b.x.values[:, -2], degree.log1p())
+
+
+@pytest.mark.parametrize("model", ["gcn", "hybonet", "hknet"])
+def test_a_graph_gives_the_same_in_any_batch(tmp_path, model):
+    files.gin_text(tmp_path)
+    data = load("ptc", tmp_path)
+    torch.manual_seed(0)
+    one, all_ = (GraphTask(data, 0, 0, batch=b) for b in (1, 1000))
+    net = GraphNetwork(ModelSettings(model, 8, 2, 0.0), "gc", one.in_features, one.num_classes).eval()
+    with torch.no_grad():
+        want = torch.cat([b.logits(net) for b in all_.batches["test"]])
+        out = torch.cat([b.logits(net) for b in one.batches["test"]])
+    assert torch.allclose(out, want, atol=1e-4)
 
 
 class Watched(NodeTask):
