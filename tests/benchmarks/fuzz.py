@@ -112,11 +112,12 @@ def run_mutations(
     }  # fmt: skip
 
 
+_INSTRUMENTED = ["hyperkit_mol", "ase", "yaml"]
 _CHILD = """
 import sys
 import atheris
 sys.path.insert(0, {folder!r})
-with atheris.instrument_imports(include=["hyperkit_mol", "ase", "yaml"]):
+with atheris.instrument_imports(include={packages!r}):
     import fuzz_targets
     target = fuzz_targets.TARGETS[{name!r}]()
 calls = 0
@@ -140,7 +141,7 @@ def run_atheris(name: str, runs: int, seed: int, timeout: int, keep: Path) -> di
         "".join('"' + "".join(f"\\x{b:02x}" for b in t) + '"\n' for t in sorted(set(target.tokens)))
     )
     script = folder / "child.py"
-    script.write_text(_CHILD.format(folder=str(Path(__file__).parent), name=name))
+    script.write_text(_CHILD.format(folder=str(Path(__file__).parent), name=name, packages=_INSTRUMENTED))
     findings: dict[str, int] = {}
     begin, left, coverage = time.monotonic(), runs, 0
     keep.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,8 @@ def run_atheris(name: str, runs: int, seed: int, timeout: int, keep: Path) -> di
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
         executed = [int(x) for x in re.findall(r"^#(\d+)\s", done.stderr, re.M)]
         coverage = max([coverage, *(int(x) for x in re.findall(r"cov: (\d+)", done.stderr))])
-        spent = left if done.returncode == 0 else max([1, *executed])
+        finished = re.search(r"^Done (\d+) runs", done.stderr, re.M)
+        spent = int(finished[1]) if finished else max([1, *executed])
         left -= spent
         if done.returncode:
             lines = [x for x in done.stderr.splitlines() if "Error" in x or "Failure" in x or "ERROR" in x]
