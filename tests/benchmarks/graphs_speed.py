@@ -6,19 +6,24 @@ blur the ratios. GAT is ours (gather, softmax over the edges of a node, index_ad
 if PyG is installed its GATConv is timed beside it. HKNet is timed with the compiled kernels, where they are
 built, and without.
 
-``growth`` does one forward and backward pass of HKConv on random graphs of 10^4 to 10^6 edges and more, each
-in a process of its own, and gives process seconds and the peak of resident memory over what is resident
-before the pass: graph and nodes are not counted (Linux).
+``growth`` does one forward and backward pass of HKConv on random graphs of 10^4 to 10^7 edges, each in a
+process of its own, and gives process seconds and the peak of resident memory over what is resident before the
+pass: graph and nodes are not counted (Linux). The peak is set back before the pass, and malloc is told to
+give freed memory back at once: what building the graph once held would otherwise hide part of what the pass
+needs.
+``--blocks`` sends the edges through in blocks (:class:`hyperkit.graphs.EdgeBlocks`), ``--sample`` does a step
+on the sampled neighbourhoods of 1,024 nodes (:class:`hyperkit.graphs.NeighborSampler`) instead.
 
     python tests/benchmarks/graphs_speed.py epoch [--dataset cora airport] [--hidden 16] [--rounds 5]
     python tests/benchmarks/graphs_speed.py growth [--edges 10000 100000 1000000] [--kernels 4] [--hidden 16]
+        [--eager] [--blocks 1000000 | --sample 10 10]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +32,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hyperkit.graphs import Graph, GraphNetwork, ModelSettings, NodeTask, load
+from hyperkit.graphs import EdgeBlocks, Graph, GraphNetwork, ModelSettings, NeighborSampler, NodeTask, load
 from hyperkit.nn import HKConv, geometry
 from hyperkit.ops import _fused
 from hyperkit.optim import RiemannianAdam
@@ -91,37 +96,59 @@ def epoch(dataset: str, hidden: int, kernels: int, rounds: int) -> None:
         print(f"  {name:<12} {1e3 * seconds:8.1f} ms   {seconds / best['gat']:.2f} x GAT")
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+def _resident(what: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024.0
 
 
-def one(edges: int, hidden: int, kernels: int) -> None:
-    """One pass on a random graph with ten edges a node; prints seconds and MiB."""
+def one(edges: int, hidden: int, kernels: int, blocks: int, sample: list[int]) -> None:
+    """One pass on a random graph with ten edges a node; prints seconds of preparation and pass, and MiB."""
     nodes = max(2, edges // 10)
     g = torch.Generator().manual_seed(0)
     index = torch.randint(nodes, (2, edges), generator=g)
     conv = HKConv(hidden, hidden, kernels, empty="self")
     x = geometry("lorentz").random_normal(nodes, features=hidden, generator=g).requires_grad_()
-    small = torch.randint(nodes, (2, 100), generator=g)
-    conv(x, small).sum().backward()  # what is loaded once
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before, began = pages * resource.getpagesize() / 2**20, time.process_time()
-    conv(x, index).sum().backward()
-    print(f"{time.process_time() - began:.3f} {_peak() - before:.0f}")
+    small = torch.randint(2, (2, 100), generator=g)
+    conv(x[:2], small).sum().backward()  # what is loaded once
+    x.grad = None
+    began = time.process_time()
+    made = EdgeBlocks(index, nodes, max_edges=blocks) if blocks else None
+    sampler = NeighborSampler(index, nodes, sample) if sample else None
+    if made is not None or sampler is not None:
+        del index  # both hold the graph in their own order
+    ready = time.process_time()
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
+    before, start = _resident("VmRSS"), time.process_time()
+    if sampler is not None:
+        part = sampler(torch.randperm(nodes, generator=g)[:1024], g)
+        h = x[part.nodes]
+        for _ in sample:
+            h = conv(h, part.edge_index)
+        h[:1024].sum().backward()
+    elif made is not None:
+        made(conv, x).sum().backward()
+    else:
+        conv(x, index).sum().backward()
+    print(f"{ready - began:.3f} {time.process_time() - start:.3f} {_resident('VmHWM') - before:.0f}")
 
 
-def growth(sizes: list[int], hidden: int, kernels: int, eager: bool) -> None:
+def growth(a: argparse.Namespace) -> None:
     """Each size in a process of its own."""
-    print("compiled kernels:", "on" if _fused.active() and not eager else "off")
-    print(f"HKConv, width {hidden}, K={kernels}, ten edges a node, forward and backward, one thread")
-    for edges in sizes:
+    way = f"blocks of {a.blocks} edges" if a.blocks else f"sampled {a.sample}" if a.sample else "whole graph"
+    print("compiled kernels:", "on" if _fused.active() and not a.eager else "off")
+    print(
+        f"HKConv, width {a.hidden}, K={a.kernels}, ten edges a node, forward and backward, one thread, {way}"
+    )
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    for edges in a.edges:
         command = [sys.executable, __file__, "one", "--edges", str(edges)]
-        command += ["--hidden", str(hidden), "--kernels", str(kernels)]
-        command += ["--eager"] if eager else []
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        seconds, mib = float(out[0]), float(out[1])
-        each = 1e6 * seconds / edges
-        print(f"  {edges:>9} edges {seconds:9.3f} s  {each:6.2f} us an edge {mib:7.0f} MiB", flush=True)
+        command += ["--hidden", str(a.hidden), "--kernels", str(a.kernels), "--blocks", str(a.blocks)]
+        command += ["--sample", *map(str, a.sample)] if a.sample else []
+        command += ["--eager"] if a.eager else []
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        before, seconds, mib = (float(v) for v in done.stdout.split())
+        print(f"  {edges:>9} edges {seconds:9.3f} s (before it {before:.3f} s) {mib:7.0f} MiB", flush=True)
 
 
 def main() -> None:
@@ -134,6 +161,8 @@ def main() -> None:
     p.add_argument("--kernels", type=int, default=4)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--blocks", type=int, default=0, help="growth with blocks of so many edges")
+    p.add_argument("--sample", type=int, nargs="+", default=[], help="growth with sampled neighbourhoods")
     p.add_argument("--eager", action="store_true", help="growth without the compiled kernels")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -141,10 +170,10 @@ def main() -> None:
         for dataset in a.dataset:
             epoch(dataset, a.hidden, a.kernels, a.rounds)
     elif a.what == "growth":
-        growth(a.edges, a.hidden, a.kernels, a.eager)
+        growth(a)
     else:
         with _fused.disabled() if a.eager else contextlib.nullcontext():
-            one(a.edges[0], a.hidden, a.kernels)
+            one(a.edges[0], a.hidden, a.kernels, a.blocks, a.sample)
 
 
 if __name__ == "__main__":
