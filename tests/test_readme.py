@@ -31,3 +31,10 @@ def test_version_stands_in_one_place() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
     root = Path(__file__).parent.parent
     assert f'"{__version__}"' not in (root / "pyproject.toml").read_text()
+
+
+def test_changelog_has_a_section_for_this_version() -> None:
+    from hyperkit import __version__
+
+    text = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", text, re.M)
