@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from hyperkit_mol.potentials.errors import DataError, DataWarning, StructureErro
 from hyperkit_mol.potentials.units import Units
 
 __all__ = ["DataKeys", "from_ase", "read_structures", "require_labels", "split_structures"]
+
+_DIGITS = 5  # of the number of columns of an array in an XYZ file
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class _States:
 
 
 def _check_counts(path: Path) -> None:
-    """Refuse an XYZ file whose frames announce more atoms than there are lines.
+    """Refuse an XYZ file whose frames announce more atoms than there are lines, or columns without end.
 
     ASE would go on reading beyond the end as many times as the number says.
     """
@@ -247,7 +250,10 @@ def _check_counts(path: Path) -> None:
                 atoms = int(head)
             except ValueError:  # the end, or something that ASE has better words for
                 return
-            stream.readline()
+            comment = stream.readline()
+            for count in re.findall(rb":[RILS]:\s*\+?([\d_]+)", comment):
+                if len(count.replace(b"_", b"").lstrip(b"0")) > _DIGITS:  # ASE would make a list of them
+                    raise DataError(f"{path}: frame {frame} announces {count[:20].decode()} columns")
             found = sum(1 for _ in itertools.islice(stream, min(max(atoms, 0), sys.maxsize)))
             if found < atoms:
                 raise DataError(

@@ -276,6 +276,7 @@ def test_presets_are_valid(name: str) -> None:
         ("model: {widht: 3}", r"model.widht: no such key; known here: .*width"),
         ("sed: 1", r"sed: no such key; known here: .*seed"),
         ("model: {width: -3}", r"model.width: .*greater than or equal to 8, got -3"),
+        ("model: {curvature: .inf}", "model.curvature: .*finite number, got inf"),
         ("model: {width: 33, heads: 2}", "heads must divide width"),
         ("prior: flow", "prior: .*'gan', 'wrapped-normal' or 'vae'"),
         ("- a\n- b", "expected settings"),

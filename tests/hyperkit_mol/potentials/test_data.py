@@ -69,6 +69,7 @@ def test_wrong_keys_are_told_what_there_is(tmp_path: Path) -> None:
     [
         ("", "no structures|cannot read"),
         ("2\nProperties=species:S:1:pos:R:3\nC 0 0 0\n", "should have 2 atoms; the file ends after 1"),
+        ("1\nProperties=species:S:1:pos:R:3:f:R:33333333333\nC 0 0 0 0\n", "announces 33333333333 columns"),
         ("2" * 26, "should have 2+ atoms; the file ends after 0"),
         ("1\nProperties=species:S:1:pos:Q:3\nC 0 0 0\n", "ASE cannot read it"),
         ("1\nProperties=species:S:1:pos:R:3 energy=1 charge=inf\nC 0 0 0\n", "charge must be a whole number"),
