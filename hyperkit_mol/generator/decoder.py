@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hyperkit.nn import Geometry
 from hyperkit_mol.chem.batch import RELATIONS
 from hyperkit_mol.generator.config import ModelConfig
-from hyperkit_mol.generator.encoder import MAX_NODES, table
+from hyperkit_mol.generator.encoder import MAX_NODES, by_kind, table
 from hyperkit_mol.generator.heads import LabelHead, SiteHead, segment_log_softmax
 
 __all__ = ["Decoder", "DecoderLoss"]
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
 
     def biases(self, relation: Tensor) -> Tensor:
         """Attention bias of every layer by relation, ``(layers, B, heads, T, S)``."""
-        return self.relation[:, :, relation].transpose(1, 2)
+        return by_kind(self.relation, relation).transpose(1, 2)
 
     def forward(self, batch: dict[str, Tensor], z: Tensor) -> DecoderLoss:
         """Teacher-forced losses of a batch given its joint latents."""

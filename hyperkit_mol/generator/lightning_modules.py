@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import geoopt
 import lightning as L
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hyperkit_mol.chem.prepare import TreeDataset
+from hyperkit.optim import RiemannianAdam
+from hyperkit_mol.chem.prepare import TreeDataset, cpu_count
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.config import RunConfig
 from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
@@ -51,13 +51,6 @@ class _SteppedModule(L.LightningModule):
         """Seed torch for the step that is about to run."""
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 64 + self.global_rank)
 
-    def on_train_start(self) -> None:
-        # Adam turns the step counts of a loaded state into float32 tensors, and geoopt's bias correction then
-        # rounds differently from a run that was never stopped.
-        for optimizer in self.trainer.optimizers:
-            for state in optimizer.state.values():
-                state["step"] = int(state["step"])
-
     def on_train_batch_end(self, *_: Any) -> None:
         self.step += 1
 
@@ -80,7 +73,11 @@ class _Counted(Iterable[Any]):
 
     def __iter__(self) -> Any:
         begin, end = self.module.step, self.module.block_end
-        return iter(range(begin, end)) if self.stream is None else self.stream.section(begin, end)
+        if self.stream is None:
+            return iter(range(begin, end))
+        on_cpu = self.module.device.type == "cpu"  # where all processors are busy with the model itself
+        workers = 0 if on_cpu else (cpu_count() - 1) // self.module.trainer.num_devices
+        return self.stream.section(begin, end, max(0, min(8, workers)))
 
 
 class _Validation(Iterable[Any]):
@@ -144,9 +141,7 @@ class AutoencoderTraining(_SteppedModule):
 
     def configure_optimizers(self) -> Any:
         cfg = self.config.autoencoder
-        optimizer = geoopt.optim.RiemannianAdam(
-            self.model.parameters(), lr=cfg.lr, betas=cfg.betas, eps=1e-8, stabilize=100
-        )
+        optimizer = RiemannianAdam(self.model.parameters(), lr=cfg.lr, betas=cfg.betas)
 
         def factor(step: int) -> float:
             if step < cfg.warmup:
@@ -215,8 +210,8 @@ class GANTraining(_SteppedModule):
     def configure_optimizers(self) -> Any:
         cfg = self.config.gan
 
-        def adam(module: torch.nn.Module) -> geoopt.optim.RiemannianAdam:
-            return geoopt.optim.RiemannianAdam(module.parameters(), lr=cfg.lr, betas=cfg.betas, stabilize=100)
+        def adam(module: torch.nn.Module) -> RiemannianAdam:
+            return RiemannianAdam(module.parameters(), lr=cfg.lr, betas=cfg.betas)
 
         return [adam(self.critic), adam(self.generator)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from hyperkit_mol.chem.batch import Batch, Collator
 from hyperkit_mol.chem.prepare import TreeDataset
@@ -37,7 +39,7 @@ def split(data: TreeDataset, validation: int, limit: int | None, seed: int) -> t
     return order[held:], order[:held]
 
 
-class BatchStream:
+class BatchStream(Dataset[dict[str, Tensor]]):
     """An endless stream of batches; batch `s` is the same whatever was drawn before.
 
     Every pass over the data is a new permutation. Within blocks of 32 batches molecules are sorted by size,
@@ -100,8 +102,34 @@ class BatchStream:
         """Batch `step` of this rank."""
         return to_tensors(self.collate(self.data, self.members(step)[self.rank :: self.world]))
 
-    def section(self, begin: int, end: int) -> Iterator[dict[str, Tensor]]:
-        """Batches `begin` to ``end - 1``, made one thread ahead of their use."""
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return self.batch(step)
+
+    def section(self, begin: int, end: int, workers: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Batches `begin` to ``end - 1``, made ahead of their use.
+
+        Parameters
+        ----------
+        begin, end : int
+        workers : int
+            Processes that make them; 0 for a thread. A GPU takes large batches faster than one thread makes
+            them, and a thread makes them in the time that Python needs to start kernels.
+        """
+        if workers > 0 and "fork" in multiprocessing.get_all_start_methods():
+            self.members(begin)  # the permutation of the pass once, not in each process
+            yield from DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(begin, end),
+                num_workers=min(workers, max(1, end - begin)),
+                pin_memory=torch.cuda.is_available(),
+                multiprocessing_context="fork",  # any other copies the data into each process
+                generator=torch.Generator(),  # leaves the training's own random numbers alone
+            )
+            return
+        yield from self._threaded(begin, end)
+
+    def _threaded(self, begin: int, end: int) -> Iterator[dict[str, Tensor]]:
         ready: queue.Queue[dict[str, Tensor] | BaseException | None] = queue.Queue(maxsize=2)
         gone = threading.Event()
 

@@ -218,6 +218,11 @@ def conv_gradients(
 
 
 def op(name: str):
+    # A test may be the first of its process, and the operators of a GPU are registered when they are needed.
+    if torch.cuda.is_available():
+        from hyperkit.ops import _fused
+
+        _fused.active("cuda")
     return getattr(torch.ops.hyperkit_ext, name)
 
 

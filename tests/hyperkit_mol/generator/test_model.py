@@ -12,6 +12,7 @@ from rdkit import Chem
 from hyperkit_mol.chem.batch import Collator
 from hyperkit_mol.chem.prepare import TreeDataset, prepare
 from hyperkit_mol.generator.autoencoder import Latent
+from hyperkit_mol.generator.encoder import by_kind
 from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
 from hyperkit_mol.generator.heads import LabelHead, pick, segment_log_softmax
 from hyperkit_mol.generator.lightning_modules import GANTraining
@@ -272,6 +273,28 @@ def test_two_level_softmax_is_a_distribution(data: TreeDataset) -> None:
     wanted = log_prob.exp()[:500] * allowed
     assert (share - wanted / wanted.sum()).abs().max() < 0.01
     assert set(head.sample(y, allowed, 0.0).tolist()) <= set(allowed.nonzero()[:, 0].tolist())
+
+
+def test_batches_made_by_processes_are_the_threads(data: TreeDataset) -> None:
+    stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0)
+    begin, end = stream.per_pass - 2, stream.per_pass + 2  # over the end of a pass
+    state = torch.get_rng_state()
+    found = [list(stream.section(begin, end, workers)) for workers in (0, 2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [len(x) for x in found] == [4, 4]
+    for a, b in zip(*found, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_weights_by_kind_are_indexing() -> None:
+    weight = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    kind = torch.randint(0, 5, (4, 7, 6))
+    found, wanted = by_kind(weight, kind), weight[..., kind]
+    assert torch.equal(found, wanted)
+    g = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(x, weight, g)[0] for x in (found, wanted))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_segments() -> None:
