@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from hyperkit._geoopt import geoopt
 from hyperkit.manifolds.lorentz import Lorentz
 from hyperkit.manifolds.poincare import PoincareBall
 from hyperkit.ops import _fused

@@ -1,5 +1,8 @@
 """Layers. `features` is the manifold's dimension d: Lorentz points are ``(*, d + 1)``, others ``(*, d)``."""
 
+from hyperkit import _geoopt  # noqa: F401  (before anything that imports geoopt)
+
+# isort: split
 from hyperkit.nn._kernel_points import kernel_points
 from hyperkit.nn.activation import LorentzActivation, LorentzBatchNorm, LorentzDropout
 from hyperkit.nn.attention import (

@@ -11,6 +11,9 @@ A new manifold or layer gets the whole battery by naming itself; run it with pyt
             return MyManifold()
 """
 
+from hyperkit import _geoopt  # noqa: F401  (before anything that imports geoopt)
+
+# isort: split
 from hyperkit.testing._assertions import (
     assert_gradients_finite,
     assert_isometry_equivariant,

@@ -59,3 +59,13 @@ def test_names_are_found_late() -> None:
     assert set(hyperkit.__all__) <= set(names)
     with pytest.raises(AttributeError, match="has no attribute 'Sphere'"):
         hyperkit.Sphere  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("module", ["hyperkit.manifolds", "hyperkit.nn", "hyperkit.optim", "hyperkit.graphs"])
+def test_geoopts_warnings_are_not_passed_on(module: str) -> None:
+    """geoopt compiles scripts as it is imported, which torch warns of; nobody who reads it could help it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", f"import {module}, geoopt"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "torch.jit" not in done.stderr
