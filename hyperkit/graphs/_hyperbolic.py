@@ -166,7 +166,8 @@ class Hypformer(LorentzLayer):
         self.attention = LorentzLinearAttention(hidden, 1, c=m)
         self.residual = LorentzResidual(c=m)
         self.branch = HyboNet(in_features, hidden, layers=layers, dropout=dropout, c=c)
-        self.join = LorentzResidual(c=m)
+        # Attention to graph as 0.2 to 0.8 at the start, the weights of SGFormer on citations; learnt from there.
+        self.join = LorentzResidual(c=m, weight=0.25)
 
     def forward(self, x: Features, graph: Adjacency) -> Tensor:
         """Points of the nodes."""
@@ -230,6 +231,9 @@ class HKOurs(LorentzLayer):
         Weight of a convolution's input beside its output at the start (learned from there on).
     smooth : int
         How often points are averaged with their neighbours before the convolutions.
+    before : int
+        Lorentz linear layers with relu before the convolutions, one after each averaging while there are any.
+        One averaging more than there are of these makes this part HyboNet's graph convolutions.
     spread : int
         Steps of the PageRank; 0 leaves it out.
     restart : float
@@ -248,6 +252,7 @@ class HKOurs(LorentzLayer):
         correlation: str = "distance",
         keep: float = 1.0,
         smooth: int = 0,
+        before: int = 0,
         spread: int = 0,
         restart: float = 0.1,
         c: float = 1.0,
@@ -256,6 +261,9 @@ class HKOurs(LorentzLayer):
         m = self.manifold
         self.smooth, self.spread, self.restart = smooth, spread, restart
         self.first = LorentzInput(in_features, hidden, c=m, dropout=dropout)
+        self.linears = nn.ModuleList(
+            LorentzLinear(hidden, hidden, c=m, activation="relu") for _ in range(before)
+        )
         self.convs = nn.ModuleList(
             HKConv(
                 hidden,
@@ -274,8 +282,11 @@ class HKOurs(LorentzLayer):
     def forward(self, x: Features, graph: Adjacency) -> Tensor:
         """Points of the nodes."""
         h = self.first(x)
-        for _ in range(self.smooth):
-            h = lorentz_mean(h, graph, self.c)
+        for i in range(max(self.smooth, len(self.linears))):
+            if i < self.smooth:
+                h = lorentz_mean(h, graph, self.c)
+            if i < len(self.linears):
+                h = self.linears[i](self.dropout(h))
         weight = graph.edge_weight()
         for conv, residual in zip(self.convs, self.residuals, strict=True):
             h = residual(conv(self.dropout(h), graph.edge_index, edge_weight=weight), h)

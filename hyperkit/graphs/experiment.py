@@ -61,7 +61,7 @@ _OURS: dict[str, _Trials] = {
     "words": (
         {"smooth": 1, "keep": 4.0},
         {"spread": 10, "keep": 8.0},
-        {"keep": 4.0, "aggregation": "gin"},
+        {"keep": 4.0},
         {"layers": 1, "spread": 10, "hidden": 64},
     ),
     "word links": (
@@ -70,18 +70,23 @@ _OURS: dict[str, _Trials] = {
         {"layers": 1, "spread": 4},
         {"layers": 1, "spread": 4},
     ),
-    "measured": ({"keep": 8.0}, {"layers": 1, "smooth": 1}, {"smooth": 1, "keep": 4.0}, {"layers": 1}),
+    "measured": (
+        {"smooth": 1, "before": 1, "keep": 8.0},
+        {"layers": 1, "before": 2},
+        {"layers": 1, "smooth": 2, "before": 1},
+        {"layers": 1, "smooth": 1, "before": 2},
+    ),
     "links": (
+        {"layers": 1, "smooth": 2, "before": 1},
+        {"layers": 2, "smooth": 1, "before": 1, "keep": 8.0},
         {"layers": 1, "spread": 2},
-        {"layers": 2, "smooth": 1, "keep": 8.0},
-        {"keep": 8.0, "aggregation": "gin"},
-        {"layers": 1, "smooth": 1},
+        {"layers": 1, "smooth": 1, "before": 2},
     ),
     "graphs": (
-        {"keep": 2.0},
-        {"keep": 2.0},
-        {"smooth": 1, "keep": 2.0},
-        {"keep": 2.0, "aggregation": "gin"},
+        {"layers": 1, "smooth": 1},
+        {"layers": 2, "keep": 2.0},
+        {"layers": 1, "before": 2},
+        {"layers": 1, "smooth": 1},
     ),
 }
 _WORD_SETS = ("cora", "citeseer", "pubmed", "texas", "cornell", "wisconsin", "actor")

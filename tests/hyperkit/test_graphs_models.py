@@ -7,7 +7,7 @@ import torch
 
 from hyperkit.graphs import MODELS, Adjacency, Features, GraphNetwork, ModelSettings
 from hyperkit.graphs._euclidean import GATConv, GCNConv, SAGEConv
-from hyperkit.graphs._hyperbolic import HGCN, HyboNet, LorentzInput, spread, within
+from hyperkit.graphs._hyperbolic import HGCN, HKOurs, HyboNet, LorentzInput, spread, within
 from hyperkit.graphs._sparse import Pattern
 from hyperkit.graphs.splits import both_directions
 from hyperkit.nn import ExpMap0, LorentzGraphConv, LorentzLinear, geometry
@@ -130,6 +130,15 @@ def test_hybonet_is_the_toolkits_graph_convolution():
     assert torch.allclose(net(Features(x), a), want, atol=1e-4)
 
 
+def test_ours_without_a_convolution_can_be_hybonet():
+    torch.manual_seed(0)
+    a, x = graph(), words()
+    net = HyboNet(80, 5, layers=2, dropout=0.0)
+    ours = HKOurs(80, 5, layers=1, dropout=0.0, smooth=2, before=1)
+    ours.load_state_dict(net.state_dict(), strict=False)  # its dropout has no state but the manifold
+    assert torch.allclose(ours(Features(x), a), net(Features(x), a), atol=1e-5)
+
+
 def test_hgcn_layer_is_the_tangent_space_formula_and_stays_finite_far_out():
     """Near the origin the boost is exp and transport; at radius 20 it is finite, where those are not."""
     torch.manual_seed(0)
@@ -236,7 +245,7 @@ def test_permuting_nodes_permutes_the_output(model, task):
 def test_gradients_reach_every_parameter(model):
     torch.manual_seed(0)
     a, x = graph(), words()
-    options = {"spread": 2, "smooth": 1} if model == "hknet" else {}
+    options = {"spread": 2, "smooth": 1, "before": 1} if model == "hknet" else {}
     net = GraphNetwork(ModelSettings(model, 16, 3, 0.0, options), "nc", 80, 3)
     torch.nn.functional.cross_entropy(net(Features(x), a), torch.arange(12) % 3).backward()
     for name, p in net.named_parameters():
