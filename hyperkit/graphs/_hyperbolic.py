@@ -166,7 +166,7 @@ class Hypformer(LorentzLayer):
         self.attention = LorentzLinearAttention(hidden, 1, c=m)
         self.residual = LorentzResidual(c=m)
         self.branch = HyboNet(in_features, hidden, layers=layers, dropout=dropout, c=c)
-        # Attention to graph as 0.2 to 0.8 at the start, the weights of SGFormer on citations; learnt from there.
+        # Attention to graph as 0.2 to 0.8 at the start, SGFormer's weights on citations; learnt from there.
         self.join = LorentzResidual(c=m, weight=0.25)
 
     def forward(self, x: Features, graph: Adjacency) -> Tensor:
