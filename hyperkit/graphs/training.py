@@ -203,8 +203,10 @@ class LinkTask:
         n = graph.num_nodes
         self.nodes = n
         self.split = link_split(graph.edge_index, n, seed, val=val, test=test)
-        self._plain, self._degrees = graph.x, graph.degree_features
-        self._whole = None if graph.degree_features else Features(graph.x)
+        # Rows of bags of words divided by their sums have a norm of some 0.2, and the decoder starts at a
+        # distance of sqrt(2): Euclidean networks would have to grow first. The hyperbolic ones scale anyway.
+        self._plain = graph.x * graph.x.square().sum(1).mean().rsqrt().clamp(min=1.0)
+        self._whole = None if graph.degree_features else Features(self._plain)
         self.x, self.graph = self._messages(self.split.train)
         self.in_features = self.x.shape[1]
 

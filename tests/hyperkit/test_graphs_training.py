@@ -109,6 +109,14 @@ def test_links_asked_for_carry_no_messages_when_they_are_hidden():
     assert spy.asked[-1].shape[1] == 2 * task.split.train.shape[1]
 
 
+def test_short_features_are_scaled_for_links_and_long_ones_are_not():
+    data = communities()
+    long = data.x.clone()
+    assert torch.equal(LinkTask(data, 0, val=0.1, test=0.2).x.values, long)
+    data.x = long / 100
+    assert LinkTask(data, 0, val=0.1, test=0.2).x.mean_square == pytest.approx(1.0, rel=1e-4)
+
+
 @pytest.mark.parametrize("model", ["gcn", "hybonet", "hknet"])
 def test_graphs_are_told_apart(tmp_path, model):
     files.gin_text(tmp_path)
