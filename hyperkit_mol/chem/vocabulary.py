@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rdkit import Chem
 
 from hyperkit_mol.chem.motif import AtomKind, Motif
 
@@ -104,6 +105,21 @@ class Vocabulary:
     def site_hydrogens(self) -> npt.NDArray[np.int64]:
         """Attachments that each site can take."""
         return np.array([a.hydrogens for m in self.motifs for a in m.atoms], dtype=np.int64)
+
+    @cached_property
+    def label_mass(self) -> npt.NDArray[np.float64]:
+        """Molar mass that a node of each label adds, g/mol: its motif less two hydrogens for its bond."""
+        table = Chem.GetPeriodicTable()
+        hydrogen = table.GetAtomicWeight(1)
+
+        def mass(a: AtomKind) -> float:
+            own = (
+                table.GetMassForIsotope(a.number, a.isotope) if a.isotope else table.GetAtomicWeight(a.number)
+            )
+            return own + hydrogen * a.hydrogens
+
+        whole = [sum(map(mass, m.atoms)) for m in self.motifs]
+        return np.array([whole[m] - (2 * hydrogen if a >= 0 else 0) for m, a in self.labels])
 
     @cached_property
     def atom_kinds(self) -> list[AtomKind]:

@@ -68,7 +68,8 @@ class Autoencoder(nn.Module):
         self.join = space.Concat()
         self.joint = space.Linear(2 * self.latents.features + (cfg.faded > 0), cfg.width)
         site_kind = torch.from_numpy(vocabulary.site_kind)
-        self.decoder = Decoder(space, vocabulary.num_labels, site_kind, num_kinds, cfg)
+        label_mass = torch.from_numpy(vocabulary.label_mass).float()
+        self.decoder = Decoder(space, label_mass, site_kind, num_kinds, cfg)
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """Latent points (posterior means) of a batch."""

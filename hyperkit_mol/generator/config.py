@@ -72,6 +72,11 @@ class ModelConfig(_Strict):
         "the decoder is told the amount, and `fade` can be chosen",
     )
 
+    mass: bool = Field(
+        False,
+        description="tell the decoder the molar mass of what it has built: it keeps to the range of the data",
+    )
+
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
         if self.width % self.heads:

@@ -31,15 +31,39 @@ class DecoderLoss:
     exact: Tensor
 
 
+class MassEmbedding(nn.Module):
+    """Molar mass in g/mol -> tangent vector, by sines of periods from 4 to 2,048 g/mol; zero at first.
+
+    Data sets are cut at a mass (MOSES at 250 and 350), and a sum over all that is built is what attention,
+    which averages, finds hard to tell.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        rate = 2 * torch.pi / 2.0 ** torch.arange(2, 12)
+        self.register_buffer("rate", rate, persistent=False)
+        self.rate: Tensor
+        self.out = nn.Linear(2 * len(rate), width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, mass: Tensor) -> Tensor:
+        """``(*,)`` -> ``(*, width)``."""
+        angle = mass[..., None] * self.rate
+        return self.out(torch.cat([angle.sin(), angle.cos()], -1))
+
+
 class Decoder(nn.Module):
     """Lorentz transformer over the depth-first walk, with the paper's distance heads."""
 
     def __init__(
-        self, space: Geometry, num_labels: int, site_kind: Tensor, num_kinds: int, cfg: ModelConfig
+        self, space: Geometry, label_mass: Tensor, site_kind: Tensor, num_kinds: int, cfg: ModelConfig
     ) -> None:
         super().__init__()
-        d = cfg.width
+        d, num_labels = cfg.width, len(label_mass)
         self.space, self.num_labels = space, num_labels
+        self.register_buffer("label_mass", label_mass, persistent=False)
+        self.label_mass: Tensor
+        self.mass = MassEmbedding(d) if cfg.mass else None
         self.sites = SiteHead(space, d, cfg.site_width, site_kind, num_kinds)
         inner = cfg.site_width
         self.label = table(num_labels + 1, d)  # the last one begins the walk
@@ -69,6 +93,7 @@ class Decoder(nn.Module):
         depth: Tensor,
         pending: Tensor,
         at: Tensor,
+        mass: Tensor,
     ) -> Tensor:
         """What enters the walk at each position.
 
@@ -86,6 +111,8 @@ class Decoder(nn.Module):
             Depth of the slot, number of open slots.
         at : (T,)
             Positions.
+        mass : (B, T)
+            Molar mass of what is built, g/mol.
         """
         most = MAX_NODES - 1
         features = (
@@ -96,6 +123,8 @@ class Decoder(nn.Module):
             + self.pending(pending.clamp(max=most))
             + self.position(at.clamp(max=most))
         )
+        if self.mass is not None:
+            features = features + self.mass(mass)
         return self.enter(self.join(self.lift(features), z[:, None].expand(-1, label.shape[1], -1)))
 
     def biases(self, relation: Tensor) -> Tensor:
@@ -109,6 +138,7 @@ class Decoder(nn.Module):
         start = label.new_full((size, 1), self.num_labels)
         taken = batch["children"].to(z.dtype) @ self.sites.embed(slot)
         taken = torch.cat([taken.new_zeros(size, 1, taken.shape[-1]), taken[:, :-1]], 1)
+        mass = self.label_mass[label].cumsum(1)  # with the node itself
         x = self.inputs(
             z,
             torch.cat([start, label[:, :-1]], 1),
@@ -117,17 +147,18 @@ class Decoder(nn.Module):
             batch["depth"],
             batch["pending"].clamp(min=0),
             torch.arange(most, device=label.device),
+            torch.nn.functional.pad(mass[:, :-1], (1, 0)),
         )
         for block, bias in zip(self.blocks, self.biases(batch["relation"]), strict=True):
             x = block(x, bias=bias, causal=True)
 
         molecule, _ = mask.nonzero(as_tuple=True)
-        x, label = x[mask], label[mask]
+        x, label, mass = x[mask], label[mask], mass[mask]
         log_prob, right = self.labels(self.leave(self.join(x, z[molecule])), label)
         flat = torch.cumsum(mask.flatten(), 0) - 1
         row_node, pair_row = flat[batch["row_node"]], batch["pair_row"]
         scores = self.sites(
-            self.state(x, label),
+            self.state(x, label, mass),
             row_node,
             batch["row_previous"],
             batch["row_count"],
@@ -149,6 +180,9 @@ class Decoder(nn.Module):
             exact=((wrong == 0) & (wrong_site == 0)).to(z.dtype),
         )
 
-    def state(self, x: Tensor, label: Tensor) -> Tensor:
-        """State of a node once its label is known, ``(M, width)``."""
-        return self.node(self.join(x, self.lift(self.label(label))))
+    def state(self, x: Tensor, label: Tensor, mass: Tensor) -> Tensor:
+        """State of a node once its label is known, ``(M, width)``; `mass` is that of all with the node."""
+        features = self.label(label)
+        if self.mass is not None:
+            features = features + self.mass(mass)
+        return self.node(self.join(x, self.lift(features)))

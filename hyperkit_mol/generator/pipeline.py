@@ -250,9 +250,10 @@ def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
             "data.min_count and seed"
         )
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    # A normal posterior can begin from an autoencoder of points: its widths begin at their start.
-    fresh = model.autoencoder.state_dict()
-    own = {k: v for k, v in fresh.items() if k.startswith(("tree_scale.", "graph_scale."))} | own
+    # A normal posterior can begin from an autoencoder of points: its widths begin at their start. And a
+    # decoder that is told the mass from one that was not.
+    fresh, new = model.autoencoder.state_dict(), ("tree_scale.", "graph_scale.", "decoder.mass.")
+    own = {k: v for k, v in fresh.items() if k.startswith(new)} | own
     joint = own.get("joint.weight")
     if joint is not None and joint.shape[1] + 1 == fresh["joint.weight"].shape[1]:
         # So can a decoder of faded latents from one that knew none: what it is told counts for nothing yet.

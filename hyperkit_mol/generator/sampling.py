@@ -185,6 +185,7 @@ class _Walk:
         self.last_label = np.full(size, self.decoder.num_labels, np.int64)
         inner = self.decoder.sites.site.embedding_dim
         self.children = z.new_zeros(size, inner)
+        self.mass = z.new_zeros(size)
         self.n = 0
 
     def step(self) -> bool:
@@ -209,6 +210,7 @@ class _Walk:
             torch.from_numpy(depth)[:, None],
             torch.from_numpy(pending)[:, None],
             torch.tensor([n]),
+            self.mass[:, None],
         )
         biases = self.decoder.biases(torch.from_numpy(self._relation(up))[:, None])
         for i, block in enumerate(self.decoder.blocks):
@@ -223,7 +225,8 @@ class _Walk:
             label = torch.where(
                 torch.from_numpy(given >= 0), torch.from_numpy(self.start.label[given]), label
             )
-        state = self.decoder.state(x, label)
+        self.mass = self.mass + self.decoder.label_mass[label]
+        state = self.decoder.state(x, label, self.mass)
         label = label.numpy()
         self.label[rows, n], self.parent[rows, n], self.site[rows, n] = label, up, where
         self.length[rows] = n + 1
@@ -357,6 +360,6 @@ class _Walk:
             "last_label",
         ):
             setattr(self, name, getattr(self, name)[open_])
-        self.z, self.children = self.z[index], self.children[index]
+        self.z, self.children, self.mass = self.z[index], self.children[index], self.mass[index]
         for cache in self.caches:
             cache.select(index)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from generator_case import small_config
 from rdkit import Chem
+from rdkit.Chem.Descriptors import MolWt
 
 from hyperkit_mol.chem.batch import Collator
 from hyperkit_mol.chem.prepare import TreeDataset, prepare
@@ -31,7 +32,7 @@ def batch_of(data: TreeDataset, count: int) -> dict[str, torch.Tensor]:
 def trained(request: pytest.FixtureRequest, data: TreeDataset) -> MoleculeGenerator:
     """A generator whose autoencoder has seen 200 batches: its trees are of a molecule's size."""
     torch.manual_seed(0)
-    model = MoleculeGenerator(data.vocabulary, small_config(model__geometry=request.param))
+    model = MoleculeGenerator(data.vocabulary, small_config(model__geometry=request.param, model__mass=True))
     auto = model.autoencoder.train()
     optimizer = geoopt.optim.RiemannianAdam(auto.parameters(), lr=1e-2)
     stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0)
@@ -45,9 +46,11 @@ def trained(request: pytest.FixtureRequest, data: TreeDataset) -> MoleculeGenera
 def test_the_walk_computes_what_training_computes(data: TreeDataset, trained: MoleculeGenerator) -> None:
     """Step by step with a cache, or padded and all at once: the same states, node by node.
 
-    Relations, slots, depths, open slots, children and the dropping of finished rows all enter here.
+    Relations, slots, depths, open slots, children, masses and the dropping of finished rows all enter here.
     """
     decoder = trained.autoencoder.decoder
+    assert decoder.mass is not None
+    assert decoder.mass.out.weight.abs().max() > 0.01
     seen: dict[str, list[torch.Tensor]] = {"leave": [], "node": []}
     hooks = [
         getattr(decoder, name).register_forward_hook(lambda _, __, out, name=name: seen[name].append(out))
@@ -295,6 +298,14 @@ def test_weights_by_kind_are_indexing() -> None:
     g = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad(x, weight, g)[0] for x in (found, wanted))
     torch.testing.assert_close(ours, theirs)
+
+
+def test_masses_of_labels_add_up_to_the_molecules(moses_sample: list[str], awkward: list[str]) -> None:
+    found = prepare(moses_sample[:200] + awkward, jobs=1)
+    mass = found.vocabulary.label_mass
+    for n, row in enumerate(found.row):
+        mol = Chem.MolFromSmiles((moses_sample[:200] + awkward)[row])
+        assert mass[found.tree(n)[0]].sum() == pytest.approx(MolWt(mol), abs=0.01)
 
 
 def test_segments() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from generator_case import losses, run, small_config, weights
 
-from hyperkit_mol.generator import lightning_modules
+from hyperkit_mol.generator import lightning_modules, pipeline
 from hyperkit_mol.generator.config import ConfigError, load_config
 from hyperkit_mol.generator.model import MoleculeGenerator
+from hyperkit_mol.generator.sampling import Sampler
 from hyperkit_mol.runs import RunError, sole_owner
 
 
@@ -59,6 +60,21 @@ def test_finetuning_gives_a_point_autoencoder_a_normal_posterior(
     rows = [row for row in losses(output, "autoencoder") if row["val/kl"]]
     assert len(rows) == 3
     assert all(float(row["val/kl"]) > 0 for row in rows)
+
+
+def test_finetuning_tells_a_decoder_the_mass(finished: Path, smiles_file: Path, tmp_path: Path) -> None:
+    """Before the first step nothing has changed; afterwards the mass counts."""
+    source = MoleculeGenerator.load(finished / "model")
+    config = small_config(
+        data__source=str(smiles_file), autoencoder_from=str(finished), finetune=True, model__mass=True
+    )
+    fresh = MoleculeGenerator(source.vocabulary, config).eval()
+    pipeline.take_autoencoder(fresh, finished)
+    latent = source.sample_latents(20, torch.Generator().manual_seed(0))
+    trees = [Sampler(m).decode(latent, torch.Generator().manual_seed(0)).label for m in (source, fresh)]
+    assert (trees[0] == trees[1]).all()
+    tuned = MoleculeGenerator.load(run(config, tmp_path / "tuned"))
+    assert tuned.autoencoder.decoder.mass.out.weight.abs().max() > 0  # type: ignore[union-attr]
 
 
 def test_the_weight_of_the_kl_term_rises(data, tmp_path: Path) -> None:
