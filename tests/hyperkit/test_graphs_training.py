@@ -340,6 +340,12 @@ def test_command_line(tmp_path, capsys):
         assert len(Table(out).rows) == 6
         assert main([*command, "--task", "lp"]) == 0
         assert len(Table(out).rows) == 12
+        rows = Table(out).rows
+        assert all(settings_of(r["settings"])[1].hide == 0.2 * (r["task"] == "lp") for r in rows)
+        small = [*command[:3], "gcn", *words, "--out", str(tmp_path / "sampled.csv"), "--sample", "3", "3"]
+        assert main([*small, "--batch", "16"]) == 0
+        used = settings_of(Table(tmp_path / "sampled.csv").rows[0]["settings"])[1]
+        assert (used.sample, used.batch) == ((3, 3), 16)
         capsys.readouterr()
         assert main(["--out", str(out), "--table"]) == 0
         table = capsys.readouterr().out
