@@ -12,7 +12,11 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\
 
 def _mathml(found: re.Match[str]) -> str:
     latex = html.unescape(found[3]).strip()
-    return convert(latex, display="block" if found[2] == "[" else "inline")
+    if found[2] == "[":
+        return convert(latex, display="block")
+    formula = convert(latex, display="inline")
+    # Too long for a phone: it has to scroll, which a formula in a line of text cannot do by itself.
+    return f'<span class="long-formula">{formula}</span>' if len(latex) > 40 else formula
 
 
 def on_page_content(content: str, **_: object) -> str:
