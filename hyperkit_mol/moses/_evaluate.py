@@ -181,8 +181,8 @@ def _evaluate(
     given = len(smiles)
     if limit is None and given > _MANY:
         log.warning(
-            "%s molecules: MOSES compares 30,000 (limit=30000); all of them take hours if they are distinct, "
-            "and IntDiv grows with the square of their number",
+            "%s molecules: MOSES compares 30,000 (limit=30000); 300,000 distinct ones took 19 minutes of "
+            "a core without FCD, and IntDiv grows with the square of their number",
             f"{given:,}",
         )
     if limit is not None and given > limit:
