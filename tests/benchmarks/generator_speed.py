@@ -18,11 +18,11 @@ from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line does
 
-import geoopt
 import numpy as np
 import torch
 from rich.console import Console
 
+from hyperkit.optim import RiemannianAdam
 from hyperkit_mol.chem.prepare import TreeDataset, cpu_count, prepare
 from hyperkit_mol.generator.config import load_config
 from hyperkit_mol.generator.generate import generate
@@ -49,7 +49,7 @@ class Training:
         config = load_config(preset, {"model.geometry": geometry, "prior": prior})
         self.size = config.autoencoder.batch_size
         self.model = MoleculeGenerator(data.vocabulary, config).autoencoder.train()
-        self.optimizer = geoopt.optim.RiemannianAdam(self.model.parameters(), lr=1e-4, stabilize=100)
+        self.optimizer = RiemannianAdam(self.model.parameters(), lr=1e-4)
         self.stream = BatchStream(data, np.arange(len(data)), batch_size=self.size, seed=0)
         self.number = 0
 
