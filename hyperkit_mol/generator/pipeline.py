@@ -22,12 +22,12 @@ from hyperkit_mol.chem.reading import read_smiles_file
 from hyperkit_mol.files import replacing
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.callbacks import TrainingProgress, progress_bar
-from hyperkit_mol.generator.checkpoint import load_model_files
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.lightning_modules import AutoencoderTraining, GANTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.stream import split
-from hyperkit_mol.runs import RunError, claim_run, open_run, quiet, read_checkpoint, sole_owner
+from hyperkit_mol.generator.takeover import take_autoencoder
+from hyperkit_mol.runs import RunError, claim_run, open_run, quiet, sole_owner
 from hyperkit_mol.terminal import say
 
 __all__ = ["RunError", "TrainResult", "load_data", "train"]
@@ -213,56 +213,6 @@ def _train(
     model.save(output / "model")
     console.print(f"Model written to {output / 'model'} after {seconds / 60:.1f} min")
     return TrainResult(output / "model", seconds, metrics)
-
-
-def take_autoencoder(model: MoleculeGenerator, source: Path) -> int:
-    """Give `model` the autoencoder of a model folder, or of a run that may still be going on.
-
-    Returns
-    -------
-    int
-        Steps that it was trained for.
-
-    Raises
-    ------
-    RunError
-        If there is none, or if it has another vocabulary or other sizes.
-    """
-    folder = source / "model" if (source / "model").is_dir() else source
-    checkpoint = source / "autoencoder" / "last.ckpt"
-    prefix = "autoencoder."
-    if (folder / "model.json").is_file():
-        files = load_model_files(folder)
-        weights, digest, steps = (
-            files.weights,
-            files.vocabulary.digest,
-            files.info.get("autoencoder_steps", 0),
-        )
-    elif checkpoint.is_file():
-        found = read_checkpoint(checkpoint)
-        weights, digest, prefix = found["state_dict"], found.get("vocabulary"), "model."
-        steps = found.get("before", 0) + found["step"]
-    else:
-        raise RunError(f"{source}: neither a model folder nor a run with an autoencoder's checkpoint")
-    if digest is not None and digest != model.vocabulary.digest:
-        raise RunError(
-            f"{source} was trained with another vocabulary: give the same data.source, data.limit, "
-            "data.min_count and seed"
-        )
-    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    # A normal posterior can begin from an autoencoder of points: its widths begin at their start. And a
-    # decoder that is told the mass from one that was not.
-    fresh, new = model.autoencoder.state_dict(), ("tree_scale.", "graph_scale.", "decoder.mass.")
-    own = {k: v for k, v in fresh.items() if k.startswith(new)} | own
-    joint = own.get("joint.weight")
-    if joint is not None and joint.shape[1] + 1 == fresh["joint.weight"].shape[1]:
-        # So can a decoder of faded latents from one that knew none: what it is told counts for nothing yet.
-        own["joint.weight"] = torch.nn.functional.pad(joint, (0, 1))
-    try:
-        model.autoencoder.load_state_dict(own)
-    except RuntimeError as err:
-        raise RunError(f"{source}: the autoencoder does not fit the configuration ({err})") from err
-    return int(steps)
 
 
 def _leave_group() -> bool:

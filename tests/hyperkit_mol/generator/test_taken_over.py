@@ -6,14 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from generator_case import losses, run, small_config, weights
+from generator_case import QUIET, losses, run, small_config, weights
 
-from hyperkit_mol.generator import lightning_modules, pipeline
+from hyperkit_mol.generator import lightning_modules
+from hyperkit_mol.generator.checkpoint import load_model_files
 from hyperkit_mol.generator.config import ConfigError, load_config
 from hyperkit_mol.generator.model import MoleculeGenerator
+from hyperkit_mol.generator.pipeline import load_data
 from hyperkit_mol.generator.sampling import Sampler
+from hyperkit_mol.generator.stream import batches_of
+from hyperkit_mol.generator.takeover import take_autoencoder
 from hyperkit_mol.runs import RunError, sole_owner
 
 
@@ -69,12 +74,55 @@ def test_finetuning_tells_a_decoder_the_mass(finished: Path, smiles_file: Path, 
         data__source=str(smiles_file), autoencoder_from=str(finished), finetune=True, model__mass=True
     )
     fresh = MoleculeGenerator(source.vocabulary, config).eval()
-    pipeline.take_autoencoder(fresh, finished)
+    take_autoencoder(fresh, finished)
     latent = source.sample_latents(20, torch.Generator().manual_seed(0))
     trees = [Sampler(m).decode(latent, torch.Generator().manual_seed(0)).label for m in (source, fresh)]
     assert (trees[0] == trees[1]).all()
     tuned = MoleculeGenerator.load(run(config, tmp_path / "tuned"))
     assert tuned.autoencoder.decoder.mass.out.weight.abs().max() > 0  # type: ignore[union-attr]
+
+
+def test_finetuning_makes_a_decoder_deeper(finished: Path, smiles_file: Path, tmp_path: Path) -> None:
+    """Before the first step the likelihoods are nearly the same; a block of full weight would change them."""
+    source = MoleculeGenerator.load(finished / "model")
+    layers = source.config.model.decoder_layers + 2
+    config = small_config(
+        data__source=str(smiles_file),
+        autoencoder_from=str(finished),
+        finetune=True,
+        model__decoder_layers=layers,
+    )
+    fresh = MoleculeGenerator(source.vocabulary, config).eval()
+    take_autoencoder(fresh, finished)
+    data = load_data(config, QUIET, 1, tmp_path / "cache")
+    ((_, batch),) = batches_of(data, np.arange(40), 40)
+    with torch.no_grad():
+        old, new = (m.autoencoder(batch).reconstruction.label for m in (source, fresh))
+        torch.testing.assert_close(new, old, rtol=0.1, atol=0)
+        for name, weight in fresh.named_parameters():
+            if name.endswith("log_weight") and f".blocks.{layers - 1}." in name:
+                weight.fill_(0.0)
+        full = fresh.autoencoder(batch).reconstruction.label
+    assert ((full - old).abs() / old).max() > 0.3
+    tuned = MoleculeGenerator.load(run(config, tmp_path / "tuned"))
+    assert len(tuned.autoencoder.decoder.blocks) == layers
+    assert tuned.info["autoencoder_steps"] == 24
+
+
+def test_tables_stored_in_half_precision(finished: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hyperkit_mol.generator.model._TABLE", 1000)
+    source = MoleculeGenerator.load(finished / "model")
+    source.save(tmp_path / "half", half_tables=True)
+    stored = load_model_files(tmp_path / "half").weights
+    assert {torch.float16, torch.float32} <= {v.dtype for v in stored.values()}
+    back = MoleculeGenerator.load(tmp_path / "half")
+    for name, value in back.state_dict().items():
+        assert value.dtype == source.state_dict()[name].dtype
+        torch.testing.assert_close(value, source.state_dict()[name], rtol=5e-4, atol=1e-7)
+    size = [(f / "weights.safetensors").stat().st_size for f in (finished / "model", tmp_path / "half")]
+    assert size[1] < 0.8 * size[0]
+    # A run can begin from it.
+    take_autoencoder(MoleculeGenerator(back.vocabulary, back.config), tmp_path / "half")
 
 
 def test_the_weight_of_the_kl_term_rises(data, tmp_path: Path) -> None:
