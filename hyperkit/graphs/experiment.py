@@ -67,7 +67,7 @@ _OURS: dict[str, _Trials] = {
     ),
     "word links": (
         {"smooth": 1, "keep": 8.0},
-        {"layers": 1, "smooth": 2},
+        {"layers": 1, "spread": 10, "restart": 0.2},
         {"layers": 1, "spread": 4},
         {"layers": 1, "spread": 4},
     ),
