@@ -109,23 +109,28 @@ class Triples:
 
 
 def from_pyg(data: Any, name: str = "pyg") -> Graph | GraphSet:
-    """A graph from PyG's ``Data`` (or anything with its attributes), or a list of them as a graph set.
+    """A graph from PyG's ``Data`` (or anything with its attributes), or a list or data set of them.
 
     Parameters
     ----------
     data : object or sequence of objects
         With ``x``, ``edge_index`` and ``y``; masks ``train_mask``, ``val_mask``, ``test_mask`` of shape
-        ``(N)`` or ``(N, S)`` become the splits. PyG itself is not needed.
+        ``(N)`` or ``(N, S)`` become the splits. A list becomes a graph set, and so does a PyG data set,
+        unless it holds one graph only. Graphs of a set without ``x`` get their nodes' degrees one-hot (at
+        most 63), as TUDataset's IMDB needs. PyG itself is not needed.
     name : str
         Of the result.
 
     Raises
     ------
     TypeError
-        If `x` or `edge_index` is missing.
+        If `x` or `edge_index` is missing, in a set `x` of some graphs only.
     ValueError
         If the masks share nodes.
     """
+    if isinstance(data, torch.utils.data.Dataset):  # has the attributes of all its graphs joined, unshifted
+        data = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
+        data = data[0] if len(data) == 1 else data
     if isinstance(data, list | tuple) or (hasattr(data, "__getitem__") and not hasattr(data, "edge_index")):
         return _set_from_pyg(list(data), name)
     x, edges = getattr(data, "x", None), getattr(data, "edge_index", None)
@@ -144,12 +149,21 @@ def from_pyg(data: Any, name: str = "pyg") -> Graph | GraphSet:
 
 
 def _set_from_pyg(items: list[Any], name: str) -> GraphSet:
-    sizes = [len(d.x) for d in items]
+    features = [getattr(d, "x", None) for d in items]
+    bare = all(x is None for x in features)
+    if not bare and any(x is None for x in features):
+        raise TypeError("data must have x in every graph or in none, got some of each")
+    sizes = [d.num_nodes if bare else len(d.x) for d in items]
     start = torch.tensor([0, *np.cumsum(sizes).tolist()])
-    edges = torch.cat([d.edge_index + start[i] for i, d in enumerate(items)], 1)
-    x = torch.cat([d.x.float() for d in items])
+    n = int(start[-1])
+    edges = both_directions(torch.cat([d.edge_index + start[i] for i, d in enumerate(items)], 1), n)
+    if bare:
+        degree = torch.bincount(edges[1], minlength=n).clamp(max=63)
+        x = torch.nn.functional.one_hot(torch.unique(degree, return_inverse=True)[1]).float()
+    else:
+        x = torch.cat([d.x.float() for d in items])
     y = torch.cat([d.y.flatten().long() for d in items])
-    return GraphSet(name, x, both_directions(edges, len(x)), start, y, folds(y, min(10, len(y)), seed=0))
+    return GraphSet(name, x, edges, start, y, folds(y, min(10, len(y)), seed=0))
 
 
 def _graph(name: str, arrays: formats.Arrays, splits: list[Split], **options: Any) -> Graph:

@@ -255,6 +255,35 @@ def test_pyg_objects():
     assert pairs(s.edge_index) == {(0, 1), (2, 3)}
 
 
+class PyGLike(torch.utils.data.Dataset):
+    """As PyG's: attributes that no graph owns are those of all graphs joined, edges unshifted."""
+
+    def __init__(self, items):
+        self.items, self.edge_index = items, torch.cat([d.edge_index for d in items], 1)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def test_pyg_data_sets():
+    edges = torch.tensor([[0, 1], [1, 2]])
+    items = [SimpleNamespace(x=None, num_nodes=3, edge_index=edges, y=torch.tensor([i])) for i in (0, 1)]
+    s = from_pyg(PyGLike(items))
+    assert isinstance(s, GraphSet)
+    assert pairs(s.edge_index) == {(0, 1), (1, 2), (3, 4), (4, 5)}
+    assert s.x.argmax(1).tolist() == [0, 1, 0, 0, 1, 0]  # no features: degrees
+    items[0].x = torch.zeros(3, 2)
+    with pytest.raises(TypeError, match="some of each"):
+        from_pyg(PyGLike(items))
+    items[0].y = torch.tensor([0, 1, 1])
+    one = from_pyg(PyGLike(items[:1]))
+    assert isinstance(one, Graph)
+    assert one.num_classes == 2
+
+
 def test_bad_names():
     with pytest.raises(ValueError, match="name must be one of"):
         load("corra")
