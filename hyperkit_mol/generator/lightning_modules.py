@@ -133,6 +133,7 @@ class AutoencoderTraining(_SteppedModule):
                 seed=self.seed,
                 rank=self.global_rank,
                 world=self.trainer.world_size,
+                by_size=self.config.autoencoder.by_size,
             )
         return _Counted(self, self._stream)
 

@@ -42,8 +42,7 @@ def split(data: TreeDataset, validation: int, limit: int | None, seed: int) -> t
 class BatchStream(Dataset[dict[str, Tensor]]):
     """An endless stream of batches; batch `s` is the same whatever was drawn before.
 
-    Every pass over the data is a new permutation. Within blocks of 32 batches molecules are sorted by size,
-    so that little is computed on padding, and the batches of a block come in random order.
+    Every pass over the data is a new permutation.
 
     Parameters
     ----------
@@ -55,6 +54,9 @@ class BatchStream(Dataset[dict[str, Tensor]]):
     seed : int
     rank, world : int
         This process takes every `world`-th molecule of each batch.
+    by_size : bool
+        Sort the molecules of 32 batches by size and draw these batches in random order: little is computed on
+        padding, but a batch has molecules of one size, and its gradient says little about the others.
     """
 
     _BLOCK = 32
@@ -68,12 +70,13 @@ class BatchStream(Dataset[dict[str, Tensor]]):
         seed: int,
         rank: int = 0,
         world: int = 1,
+        by_size: bool = False,
     ) -> None:
         if len(index) == 0:
             raise ValueError("index must name at least one molecule")
         self.data, self.index = data, np.asarray(index)
         self.batch_size = min(batch_size, len(self.index))
-        self.seed = seed
+        self.seed, self.by_size = seed, by_size
         self.rank, self.world = rank, world
         self.collate = Collator(data.vocabulary)
         self.per_pass = len(self.index) // self.batch_size
@@ -83,15 +86,17 @@ class BatchStream(Dataset[dict[str, Tensor]]):
         if self._pass is None or self._pass[0] != number:
             rng = np.random.default_rng([self.seed, 2, number])
             order = rng.permutation(self.index)[: self.per_pass * self.batch_size]
-            sizes = self.data.sizes
-            out = []
             block = self._BLOCK * self.batch_size
-            for begin in range(0, len(order), block):
-                part = order[begin : begin + block]
-                part = part[np.argsort(sizes[part], kind="stable")].reshape(-1, self.batch_size)
-                out.append(part[rng.permutation(len(part))])
-            self._pass = (number, np.concatenate(out))
+            if self.by_size:
+                order = np.concatenate(
+                    [self._sorted(order[k : k + block], rng) for k in range(0, len(order), block)]
+                )
+            self._pass = (number, order.reshape(-1, self.batch_size))
         return self._pass[1]
+
+    def _sorted(self, part: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+        part = part[np.argsort(self.data.sizes[part], kind="stable")].reshape(-1, self.batch_size)
+        return part[rng.permutation(len(part))].ravel()
 
     def members(self, step: int) -> npt.NDArray[Any]:
         """Molecules of batch `step`, over all ranks."""

@@ -290,6 +290,18 @@ def test_batches_made_by_processes_are_the_threads(data: TreeDataset) -> None:
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.parametrize("by_size", [False, True])
+def test_a_pass_has_every_molecule_once(data: TreeDataset, by_size: bool) -> None:
+    """Batches of one size only where that was asked for: a clipped gradient of theirs counts for too little."""
+    stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0, by_size=by_size)
+    batches = [stream.members(k) for k in range(stream.per_pass)]
+    seen = np.concatenate(batches)
+    assert len(np.unique(seen)) == len(seen) == 64 * (len(data) // 64)
+    spread = np.mean([data.sizes[b].std() for b in batches])
+    assert (spread < 0.3 * data.sizes.std()) == by_size
+    assert not np.array_equal(np.concatenate([stream.members(stream.per_pass)]), batches[0])
+
+
 def test_weights_by_kind_are_indexing() -> None:
     weight = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
     kind = torch.randint(0, 5, (4, 7, 6))
