@@ -292,7 +292,7 @@ def test_batches_made_by_processes_are_the_threads(data: TreeDataset) -> None:
 
 @pytest.mark.parametrize("by_size", [False, True])
 def test_a_pass_has_every_molecule_once(data: TreeDataset, by_size: bool) -> None:
-    """Batches of one size only where that was asked for: a clipped gradient of theirs counts for too little."""
+    """Batches of one size only where asked for: a clipped gradient of theirs counts for too little."""
     stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0, by_size=by_size)
     batches = [stream.members(k) for k in range(stream.per_pass)]
     seen = np.concatenate(batches)
