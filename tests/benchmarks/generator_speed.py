@@ -2,8 +2,9 @@
 
     python tests/benchmarks/generator_speed.py [--preset moses-cpu] [--profile] [--model runs/moses/model]
 
-Prints medians over rounds. Absolute figures are of this machine at this hour; compare presets, geometries and
-versions within one call (``--geometries lorentz euclidean`` runs them in turn).
+With ``--reference`` the training step of MOSES's VAE (its model and settings, from the installed molsets) runs
+in turn with ours. Prints medians over rounds. Absolute figures are of this machine at this hour; compare
+presets, geometries and versions within one call (``--geometries lorentz euclidean`` runs them in turn).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import runpy
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line does
@@ -28,6 +31,7 @@ from hyperkit_mol.generator.config import load_config
 from hyperkit_mol.generator.generate import generate
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.stream import BatchStream
+from hyperkit_mol.moses._compat import moses_file
 from hyperkit_mol.moses.data import load_split
 
 
@@ -50,7 +54,8 @@ class Training:
         self.size = config.autoencoder.batch_size
         self.model = MoleculeGenerator(data.vocabulary, config).autoencoder.train()
         self.optimizer = RiemannianAdam(self.model.parameters(), lr=1e-4)
-        self.stream = BatchStream(data, np.arange(len(data)), batch_size=self.size, seed=0)
+        by_size = config.autoencoder.by_size
+        self.stream = BatchStream(data, np.arange(len(data)), batch_size=self.size, seed=0, by_size=by_size)
         self.number = 0
 
     def step(self) -> float:
@@ -62,6 +67,52 @@ class Training:
         self.optimizer.step()
         self.number += 1
         return time.perf_counter() - begin
+
+
+class Reference:
+    """A training step of MOSES's VAE, its model read from the installed package, which is not imported."""
+
+    size = 512  # its own batch
+
+    def __init__(self, smiles: list[str]) -> None:
+        parts = {name: runpy.run_path(str(moses_file(f"vae/{name}.py"))) for name in ("model", "config")}
+        config = parts["config"]["get_parser"]().parse_args([])
+        self.ids = {c: i for i, c in enumerate(sorted(set("".join(smiles))))}
+        count = len(self.ids)
+        vocabulary = Vocabulary(count, count + 1, count + 2, count + 3, torch.eye(count + 4))
+        torch.manual_seed(0)
+        self.model = parts["model"]["VAE"](vocabulary, config).train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr_start)
+        self.config, self.smiles, self.number = config, smiles, 0
+
+    def step(self) -> float:
+        """Seconds of one step, its batch included."""
+        begin = time.perf_counter()
+        first = self.number * self.size % (len(self.smiles) - self.size)
+        chosen = sorted(self.smiles[first : first + self.size], key=len, reverse=True)
+        bos, eos = self.model.bos, self.model.eos
+        batch = [torch.tensor([bos, *(self.ids[c] for c in s), eos]) for s in chosen]
+        kl, reconstruction = self.model(batch)
+        self.optimizer.zero_grad()
+        (self.config.kl_w_end * kl + reconstruction).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.optimizer.step()
+        self.number += 1
+        return time.perf_counter() - begin
+
+
+@dataclass
+class Vocabulary:
+    """What MOSES's model reads of a vocabulary."""
+
+    bos: int
+    eos: int
+    unk: int
+    pad: int
+    vectors: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors)
 
 
 def main() -> None:
@@ -76,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--model", type=Path, help="trained model to sample; an untrained one is no measure")
+    parser.add_argument("--reference", action="store_true", help="MOSES's VAE beside ours")
     parser.add_argument("--profile", action="store_true", help="print where a training step's time goes")
     args = parser.parse_args()
 
@@ -83,7 +135,11 @@ def main() -> None:
     data, rate = preprocessing(smiles, args.rounds)
     print(f"preprocessing          {rate:9,.0f} molecules/s  ({cpu_count()} processes)")
 
-    runs = {g: Training(data, args.preset, g, "gan") for g in args.geometries}
+    runs: dict[str, Training | Reference] = {
+        g: Training(data, args.preset, g, "gan") for g in args.geometries
+    }
+    if args.reference:
+        runs["MOSES's VAE"] = Reference(smiles)
     times: dict[str, list[float]] = {g: [] for g in runs}
     for run in runs.values():
         run.step()  # first calls allocate
@@ -93,7 +149,8 @@ def main() -> None:
     for name, run in runs.items():
         rate = run.size / statistics.median(times[name])
         threads = torch.get_num_threads()
-        print(f"training, {name:12s} {rate:9,.0f} molecules/s  ({args.preset}, {threads} threads)")
+        kind = args.preset if isinstance(run, Training) else f"its settings, batch {run.size}"
+        print(f"training, {name:12s} {rate:9,.0f} molecules/s  ({kind}, {threads} threads)")
 
     if args.profile:
         run = next(iter(runs.values()))
