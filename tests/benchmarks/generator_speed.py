@@ -2,7 +2,7 @@
 
     python tests/benchmarks/generator_speed.py [--preset moses-cpu] [--profile] [--model runs/moses/model]
 
-With ``--reference`` the training step of MOSES's VAE (its model and settings, from the installed molsets) runs
+With ``--reference`` the training step of MOSES's VAE (model and settings from the installed molsets) runs
 in turn with ours. Prints medians over rounds. Absolute figures are of this machine at this hour; compare
 presets, geometries and versions within one call (``--geometries lorentz euclidean`` runs them in turn).
 """
