@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import geoopt
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from generator_case import small_config
 from rdkit import Chem
 from typer.testing import CliRunner
 
+from hyperkit.optim import RiemannianAdam
 from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.cli import app
 from hyperkit_mol.generator import explore
@@ -30,7 +30,7 @@ def model(data: TreeDataset) -> MoleculeGenerator:
     torch.manual_seed(0)
     model = MoleculeGenerator(data.vocabulary, small_config(prior="wrapped-normal"))
     auto = model.autoencoder.train()
-    optimizer = geoopt.optim.RiemannianAdam(auto.parameters(), lr=1e-2)
+    optimizer = RiemannianAdam(auto.parameters(), lr=1e-2)
     stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0)
     for step in range(60):
         optimizer.zero_grad()

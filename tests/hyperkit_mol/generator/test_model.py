@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import geoopt
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from generator_case import small_config
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolWt
 
+from hyperkit.optim import RiemannianAdam
 from hyperkit_mol.chem.batch import Collator
 from hyperkit_mol.chem.prepare import TreeDataset, prepare
 from hyperkit_mol.generator.autoencoder import Latent
@@ -34,7 +34,7 @@ def trained(request: pytest.FixtureRequest, data: TreeDataset) -> MoleculeGenera
     torch.manual_seed(0)
     model = MoleculeGenerator(data.vocabulary, small_config(model__geometry=request.param, model__mass=True))
     auto = model.autoencoder.train()
-    optimizer = geoopt.optim.RiemannianAdam(auto.parameters(), lr=1e-2)
+    optimizer = RiemannianAdam(auto.parameters(), lr=1e-2)
     stream = BatchStream(data, np.arange(len(data)), batch_size=64, seed=0)
     for step in range(200):
         optimizer.zero_grad()
@@ -160,7 +160,7 @@ def test_every_variant_trains_500_steps_in_float32(data: TreeDataset, geometry: 
     config = small_config(prior=prior, model__geometry=geometry, autoencoder__lr=3e-3)
     model = MoleculeGenerator(data.vocabulary, config)
     auto = model.autoencoder.train()
-    optimizer = geoopt.optim.RiemannianAdam(auto.parameters(), lr=3e-3, betas=(0.9, 0.99), stabilize=100)
+    optimizer = RiemannianAdam(auto.parameters(), lr=3e-3, betas=(0.9, 0.99), stabilize=100)
     stream = BatchStream(data, np.arange(len(data)), batch_size=32, seed=0)
     losses = []
     for step in range(500):
@@ -197,10 +197,10 @@ def test_gan_moves_towards_the_data(data: TreeDataset, geometry: str) -> None:
         return float(space.sqdist(space.centroid(a), space.centroid(b)))
 
     before = gap()
-    opts = [
-        geoopt.optim.RiemannianAdam(m.parameters(), lr=2e-3, betas=(0.0, 0.9)) for m in (critic, generator)
-    ]
-    for _ in range(150):
+    opts = [RiemannianAdam(m.parameters(), lr=2e-3, betas=(0.0, 0.9)) for m in (critic, generator)]
+    for step in range(150):
+        for optimizer in opts:  # the rate falls to 0 as in the pipeline: without that the two players circle
+            optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, (150 - step) / 75)
         for _ in range(3):
             a = real(128)
             with torch.no_grad():
