@@ -11,8 +11,6 @@ from hyperkit_mol.generator.checkpoint import load_model_files
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.runs import RunError, read_checkpoint
 
-__all__ = ["take_autoencoder"]
-
 _LOG_WEIGHT = -4.5  # of the residuals of blocks that are added to a trained decoder
 
 
