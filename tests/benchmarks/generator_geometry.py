@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import multiprocessing
 import time
 from pathlib import Path
@@ -26,12 +25,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from hyperkit.optim import RiemannianAdam
 from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.generator import pipeline
 from hyperkit_mol.generator.autoencoder import Autoencoder, Latent
 from hyperkit_mol.generator.config import RunConfig, load_config
 from hyperkit_mol.generator.latent import WrappedNormalPrior
+from hyperkit_mol.generator.lightning_modules import AutoencoderTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
 from hyperkit_mol.generator.sampling import Sampler
 from hyperkit_mol.generator.stream import BatchStream, batches_of, split
@@ -59,30 +58,28 @@ def configuration(geometry: str, latent: int, seed: int, steps: int, batch: int)
 def fit(
     model: Autoencoder, config: RunConfig, data: TreeDataset, device: str, workers: int, tag: str
 ) -> float:
-    """Train as the pipeline does; seconds."""
+    """Train by the pipeline's own module, in a plain loop; seconds."""
     cfg = config.autoencoder
-    train, _ = split(data, config.data.validation, None, 0)
-    optimizer = RiemannianAdam(model.parameters(), lr=cfg.lr, betas=cfg.betas)
-    stream = BatchStream(data, train, batch_size=cfg.batch_size, seed=config.seed)
+    train, held = split(data, config.data.validation, None, 0)
+    stage = AutoencoderTraining(model, config, data, train, held)
+    chosen = stage.configure_optimizers()
+    optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
+    stream = BatchStream(data, train, batch_size=cfg.batch_size, seed=config.seed, by_size=cfg.by_size)
     begin = last = time.monotonic()
-    for step, batch in enumerate(stream.section(0, cfg.steps, workers)):
-        part = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
-        fall = cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * part))
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * ((step + 1) / cfg.warmup if step < cfg.warmup else fall)
-        torch.manual_seed((config.seed * 1_000_003 + step) * 64)
-        found = model({k: v.to(device, non_blocking=True) for k, v in batch.items()})
-        rise = min(1.0, (step + 1) / cfg.kl_warmup) if cfg.kl_warmup else 1.0
-        loss = found.total(config.model.kl_weight * rise)
+    for batch in stream.section(0, cfg.steps, workers):
+        stage.seed_step()
+        loss = model({k: v.to(device, non_blocking=True) for k, v in batch.items()}).total(stage.kl_weight)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
         optimizer.step()
-        if step == 4 or time.monotonic() - last > 20:
+        schedule.step()
+        stage.step += 1
+        if stage.step == 5 or time.monotonic() - last > 20:
             last = time.monotonic()
-            left = (last - begin) / (step + 1) * (cfg.steps - step - 1)
+            left = (last - begin) / stage.step * (cfg.steps - stage.step)
             print(
-                f"{tag}: step {step + 1}/{cfg.steps}, loss {float(loss.detach()):.2f}, {left:.0f} s left",
+                f"{tag}: step {stage.step}/{cfg.steps}, loss {float(loss.detach()):.2f}, {left:.0f} s left",
                 flush=True,
             )
     if device != "cpu":
