@@ -12,43 +12,52 @@ import numpy.typing as npt
 from hyperkit_mol.chem.prepare import TreeDataset
 from hyperkit_mol.chem.vocabulary import Vocabulary
 
-__all__ = ["RELATIONS", "Batch", "Collator", "SiteTable"]
+__all__ = ["RELATIONS", "UNSEEN", "Batch", "Collator", "SiteTable"]
 
 Array = npt.NDArray[Any]
 
 #: Relation of a decoding position to an earlier one, see :attr:`Batch.relation`.
 RELATIONS = {"other": 0, "start": 1, "parent": 2, "grandparent": 3, "ancestor": 4, "sibling": 5, "self": 6}
+UNSEEN = len(RELATIONS)  # no relation: a later position, or another molecule's
 BOND_TYPES = 7  # none, single, double, triple, aromatic, attachment, self
 TREE_EDGE_TYPES = 4  # none, to the parent, to a child, self
 
 
 @dataclass
 class Batch:
-    """Arrays of a batch of `B` molecules with at most `T` nodes and `A` atoms.
+    """Arrays of a batch of `B` molecules with at most `A` atoms, their nodes in `S` rows of `T` places.
+
+    A row is a molecule, or several one after the other if the batch is packed: then little is computed on
+    padding, however the sizes are mixed.
 
     Attributes
     ----------
-    label, parent, site : (B, T)
+    size, root : (B,)
+        Nodes of each molecule, and the flat place (``row * T + place``) of its first one.
+    molecule, position : (S, T)
+        Whose node this is, and which one of that molecule's.
+    label, parent, site : (S, T)
         As in :class:`~hyperkit_mol.chem.prepare.TreeDataset`; 0 where there is no node.
-    slot : (B, T)
+    slot : (S, T)
         The site of the vocabulary (:attr:`Vocabulary.atom_offset`) that the node hangs on; `num_sites` for
         the root.
-    node_mask : (B, T) bool
-    depth, pending : (B, T)
+    node_mask : (S, T) bool
+    depth, pending : (S, T)
         Depth of the node; slots that are open when it is decoded, its own included.
-    tree_edges : (B, T, T)
+    tree_edges : (S, T, T)
         Types of the tree's edges (:data:`TREE_EDGE_TYPES`).
-    relation : (B, T, T)
-        What the node decoded just before position `s` is to the node at position `t`.
-    children : (B, T, T) bool
-        ``children[b, p, n]``: node `n` hangs on node `p`.
+    relation : (S, T, T)
+        What the node decoded just before place `s` is to the node at place `t` (:data:`RELATIONS`);
+        :data:`UNSEEN` for what is decoded later and for other molecules.
+    children : (S, T, T) bool
+        ``children[r, p, n]``: the node at place `n` hangs on the one at `p`.
     atom_kind, atom_attachments : (B, A)
         Index into ``Vocabulary.atom_kinds``, and the number of bonds to other motifs.
     atom_mask : (B, A) bool
     bonds : (B, A, A)
         Bond types (:data:`BOND_TYPES`).
     row_node : (R,)
-        Flat node (``b * T + n``) of every decision about where a node's next child goes.
+        Flat place of the node of every decision about where a node's next child goes.
     row_previous, row_count : (R,)
         Site taken by the child before (`num_sites` for none) and the number of children before.
     pair_row, pair_site : (P,)
@@ -57,6 +66,10 @@ class Batch:
         Index of the pair that is right.
     """
 
+    size: Array
+    root: Array
+    molecule: Array
+    position: Array
     label: Array
     parent: Array
     site: Array
@@ -79,7 +92,7 @@ class Batch:
     row_target: Array
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.size)
 
 
 class SiteTable:
@@ -125,6 +138,31 @@ def _within(counts: Array) -> Array:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
+def _pack(lengths: Array) -> tuple[Array, Array, int]:
+    """Place pieces of these lengths in rows: the row of each, its first place, and the width of rows.
+
+    The longest first, each where it leaves the least room. Two of the mean length fit in a row: MOSES's
+    trees fill 98 % of such rows, and 80 % of those as wide as the longest. All pieces of one length are
+    placed together, so that the time hardly depends on how many there are.
+    """
+    row, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    width = max(int(lengths.max()), int(2.1 * lengths.mean()))
+    rooms = [np.zeros(0, np.int64) for _ in range(width + 1)]  # rows with so much room
+    opened = 0
+    for length in range(int(lengths.max()), 0, -1):
+        left = np.flatnonzero(lengths == length)
+        while len(left):
+            room = next((r for r in range(length, width + 1) if len(rooms[r])), None)
+            if room is None:
+                room, rooms[width] = width, np.arange(opened, opened - (-len(left) // (width // length)))
+                opened += len(rooms[width])
+            taken, rooms[room] = np.split(rooms[room], [len(left)])
+            now, left = np.split(left, [len(taken)])
+            row[now], start[now] = taken, width - room
+            rooms[room - length] = np.concatenate([taken, rooms[room - length]])
+    return row, start, width
+
+
 class Collator:
     """Makes :class:`Batch` objects.
 
@@ -141,27 +179,34 @@ class Collator:
     def _bond_counts(self) -> Array:
         return np.diff(self.vocabulary.bond_offset)
 
-    def __call__(self, data: TreeDataset, index: Array) -> Batch:
-        """Batch of the molecules `index` of `data`."""
+    def __call__(self, data: TreeDataset, index: Array, pack: bool = False) -> Batch:
+        """Batch of the molecules `index` of `data`; see :class:`Batch` for `pack`."""
         lengths = data.sizes[index]
         flat = np.repeat(data.offsets[index], lengths) + _within(lengths)
-        return self.from_flat(lengths, data.label[flat], data.parent[flat], data.site[flat])
+        return self.from_flat(lengths, data.label[flat], data.parent[flat], data.site[flat], pack)
 
-    def from_flat(self, lengths: Array, label: Array, parent: Array, site: Array) -> Batch:
+    def from_flat(
+        self, lengths: Array, label: Array, parent: Array, site: Array, pack: bool = False
+    ) -> Batch:
         """Batch of trees given one after the other; `lengths` says how many nodes each has."""
         v = self.vocabulary
         size, most = len(lengths), int(lengths.max())
         label, parent, site = (x.astype(np.int64) for x in (label, parent, site))
+        row, start = np.arange(size), np.zeros(size, np.int64)
+        if pack:
+            row, start, most = _pack(lengths)
+        rows = int(row.max()) + 1
         b = np.repeat(np.arange(size), lengths)
         n = _within(lengths)
+        r, p = row[b], start[b] + n
         first = np.cumsum(lengths) - lengths  # flat index of each molecule's root
         motif, attach = v.label_motif[label], v.label_attach[label]
         child = np.flatnonzero(parent >= 0)
         above = first[b[child]] + parent[child]  # flat index of the parent
 
         def pad(values: Array, fill: int = 0) -> Array:
-            out = np.full((size, most), fill, np.int64)
-            out[b, n] = values
+            out = np.full((rows, most), fill, np.int64)
+            out[r, p] = values
             return out
 
         slot = np.full(len(label), self.sites.num_sites, np.int64)
@@ -171,38 +216,42 @@ class Collator:
         running = np.cumsum(offspring) - offspring
         pending = np.where(n == 0, 1, running - running[first][b] - (n - 1))
 
-        parents = pad(parent, -1)
-        mask = pad(np.ones(len(label), np.int64)).astype(bool)
-        relation, depth = self._relations(parents, mask)
-        children = np.zeros((size, most, most), bool)
-        children[b[child], parent[child], n[child]] = True
-        edges = np.zeros((size, most, most), np.int64)
-        edges[b[child], n[child], parent[child]] = 1
-        edges[b[child], parent[child], n[child]] = 2
-        edges[b, n, n] = 3
+        molecule = pad(b, -1)
+        relation, depth = self._relations(pad(np.where(parent < 0, -1, start[b] + parent), -1), molecule)
+        children = np.zeros((rows, most, most), bool)
+        children[r[child], p[above], p[child]] = True
+        edges = np.zeros((rows, most, most), np.uint8)
+        edges[r[child], p[child], p[above]] = 1
+        edges[r[child], p[above], p[child]] = 2
+        edges[r, p, p] = 3
+        place = r * most + p
         return Batch(
+            size=np.asarray(lengths, np.int64),
+            root=row * most + start,
+            molecule=np.maximum(molecule, 0),
+            position=pad(n),
             label=pad(label),
-            parent=np.maximum(parents, 0),
-            site=np.maximum(pad(site), 0),
+            parent=pad(np.maximum(parent, 0)),
+            site=pad(np.maximum(site, 0)),
             slot=pad(slot, self.sites.num_sites),
-            node_mask=mask,
+            node_mask=molecule >= 0,
             depth=depth,
             pending=pad(pending),
             tree_edges=edges,
             relation=relation,
             children=children,
             **self._atoms(size, b, motif, attach, site, child, above),
-            **self._decisions(most, b, n, motif, attach, site, child, above, offspring),
+            **self._decisions(place, motif, attach, site, child, above, offspring),
         )
 
     @staticmethod
-    def _relations(parents: Array, mask: Array) -> tuple[Array, Array]:
-        size, most = parents.shape
-        rows, columns = np.arange(size)[:, None], np.arange(most)[None, :]
-        relation = np.zeros((size, most + 1, most + 1), np.int64)  # column s + 1 is node s
-        # Siblings: the nodes with the same parent (the root has none and matches only itself).
+    def _relations(parents: Array, molecule: Array) -> tuple[Array, Array]:
+        """Relations and depths of rows, given each node's parent's place and molecule, -1 for none."""
+        rows, most = parents.shape
+        relation = np.zeros((rows, most + 1, most + 1), np.uint8)  # column s + 1 is the node at place s
+        # Siblings: the nodes with the same parent (the root has none and matches only other roots).
         relation[:, :most, 1:][parents[:, :, None] == parents[:, None, :]] = RELATIONS["sibling"]
-        depth = np.zeros((size, most), np.int64)
+        depth = np.zeros((rows, most), np.int64)
         up, kind = parents, RELATIONS["parent"]
         while (up >= 0).any():
             real = up >= 0
@@ -210,13 +259,16 @@ class Collator:
             r, c = np.nonzero(real)
             relation[r, c, up[r, c] + 1] = kind
             kind = min(kind + 1, RELATIONS["ancestor"])
-            up = np.where(real, parents[rows, np.maximum(up, 0)], -1)
+            up = np.where(real, parents[np.arange(rows)[:, None], np.maximum(up, 0)], -1)
         relation = relation[:, :most, :most]
-        relation[:, :, 0] = RELATIONS["start"]
-        # Position t itself: what came just before it. Only where no closer relation is known.
-        own = relation[:, columns[0], columns[0]]
-        relation[:, columns[0], columns[0]] = np.where(own == 0, RELATIONS["self"], own)
-        return relation, depth * mask
+        r, c = np.nonzero(parents < 0)  # before a root comes nothing of its own molecule
+        relation[r, :, c] = RELATIONS["start"]
+        # Place t itself: what came just before it. Only where no closer relation is known.
+        own = np.arange(most)
+        relation[:, own, own] = np.where(relation[:, own, own] == 0, RELATIONS["self"], relation[:, own, own])
+        seen = (molecule[:, :, None] == molecule[:, None, :]) & np.tri(most, dtype=bool)
+        relation[~seen] = UNSEEN
+        return relation, depth
 
     def _atoms(
         self, size: int, b: Array, motif: Array, attach: Array, site: Array, child: Array, above: Array
@@ -254,9 +306,7 @@ class Collator:
 
     def _decisions(
         self,
-        most: int,
-        b: Array,
-        n: Array,
+        place: Array,
         motif: Array,
         attach: Array,
         site: Array,
@@ -302,7 +352,7 @@ class Collator:
         keep = np.flatnonzero(open_)
         none = self.sites.num_sites
         return {
-            "row_node": (b * most + n)[node[keep]],
+            "row_node": place[node[keep]],
             "row_previous": np.where(previous[keep] < 0, none, offset[keep] + np.maximum(previous[keep], 0)),
             "row_count": count[keep],
             "pair_row": pair_row,

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hyperkit.nn import Geometry
-from hyperkit_mol.chem.batch import RELATIONS
+from hyperkit_mol.chem.batch import RELATIONS, UNSEEN
 from hyperkit_mol.generator.config import ModelConfig
-from hyperkit_mol.generator.encoder import MAX_NODES, by_kind, table
+from hyperkit_mol.generator.encoder import MAX_NODES, by_kind, by_row, table
 from hyperkit_mol.generator.heads import LabelHead, SiteHead, segment_log_softmax
 
 __all__ = ["Decoder", "DecoderLoss"]
@@ -99,8 +100,8 @@ class Decoder(nn.Module):
 
         Parameters
         ----------
-        z : (B, width)
-            Joint latent.
+        z : (B, T, width)
+            Joint latent of each position.
         label : (B, T)
             Label decoded just before; `num_labels` at the beginning.
         slot : (B, T)
@@ -109,8 +110,8 @@ class Decoder(nn.Module):
             Sum over the sites at which the node decoded just before takes children.
         depth, pending : (B, T)
             Depth of the slot, number of open slots.
-        at : (T,)
-            Positions.
+        at : (B, T) or what is broadcast to it
+            Which node of its molecule.
         mass : (B, T)
             Molar mass of what is built, g/mol.
         """
@@ -125,36 +126,41 @@ class Decoder(nn.Module):
         )
         if self.mass is not None:
             features = features + self.mass(mass)
-        return self.enter(self.join(self.lift(features), z[:, None].expand(-1, label.shape[1], -1)))
+        return self.enter(self.join(self.lift(features), z))
 
     def biases(self, relation: Tensor) -> Tensor:
-        """Attention bias of every layer by relation, ``(layers, B, heads, T, S)``."""
-        return by_kind(self.relation, relation).transpose(1, 2)
+        """Attention bias of every layer by relation, ``(layers, B, heads, T, S)``; unseen: -infinity."""
+        bias = by_kind(self.relation, relation).transpose(1, 2)
+        return bias.masked_fill((relation == UNSEEN)[:, None], -torch.inf)
 
     def forward(self, batch: dict[str, Tensor], z: Tensor) -> DecoderLoss:
         """Teacher-forced losses of a batch given its joint latents."""
         label, slot, mask = batch["label"], batch["slot"], batch["node_mask"]
-        size, most = label.shape
-        start = label.new_full((size, 1), self.num_labels)
+        position, molecule = batch["position"], batch["molecule"]
+        begins = position == 0  # nothing of this molecule has been decoded yet
+        before = F.pad(label[:, :-1], (1, 0))
         taken = batch["children"].to(z.dtype) @ self.sites.embed(slot)
-        taken = torch.cat([taken.new_zeros(size, 1, taken.shape[-1]), taken[:, :-1]], 1)
-        mass = self.label_mass[label].cumsum(1)  # with the node itself
+        taken = F.pad(taken[:, :-1], (0, 0, 1, 0)) * ~begins[..., None]
+        own = self.label_mass[label]
+        mass = own.cumsum(1) - own
+        mass = mass - mass.flatten()[batch["root"]][molecule]
+        z = by_row(z, molecule)
         x = self.inputs(
             z,
-            torch.cat([start, label[:, :-1]], 1),
+            torch.where(begins, self.num_labels, before),
             slot,
             taken,
             batch["depth"],
             batch["pending"].clamp(min=0),
-            torch.arange(most, device=label.device),
-            torch.nn.functional.pad(mass[:, :-1], (1, 0)),
+            position,
+            mass,
         )
         for block, bias in zip(self.blocks, self.biases(batch["relation"]), strict=True):
-            x = block(x, bias=bias, causal=True)
+            x = block(x, bias=bias)
 
-        molecule, _ = mask.nonzero(as_tuple=True)
-        x, label, mass = x[mask], label[mask], mass[mask]
-        log_prob, right = self.labels(self.leave(self.join(x, z[molecule])), label)
+        size, molecule = batch["size"], molecule[mask]
+        x, label, mass = x[mask], label[mask], (mass + own)[mask]  # with the node itself
+        log_prob, right = self.labels(self.leave(self.join(x, z[mask])), label)
         flat = torch.cumsum(mask.flatten(), 0) - 1
         row_node, pair_row = flat[batch["row_node"]], batch["pair_row"]
         scores = self.sites(
@@ -170,13 +176,13 @@ class Decoder(nn.Module):
         wanted = log_site[batch["row_target"]]
         top = scores.new_full((rows,), -torch.inf).scatter_reduce(0, pair_row, log_site.detach(), "amax")
         owner = molecule[row_node]
-        zero = z.new_zeros(size)
+        zero = z.new_zeros(len(size))
         wrong = zero.index_add(0, molecule, (~right).to(z.dtype))
         wrong_site = zero.index_add(0, owner, (wanted.detach() < top).to(z.dtype))
         return DecoderLoss(
             label=zero.index_add(0, molecule, -log_prob),
             site=zero.index_add(0, owner, -wanted),
-            label_right=1 - wrong / mask.sum(1),
+            label_right=1 - wrong / size,
             exact=((wrong == 0) & (wrong_site == 0)).to(z.dtype),
         )
 

@@ -10,7 +10,7 @@ from hyperkit.nn import Geometry
 from hyperkit_mol.chem.batch import BOND_TYPES, TREE_EDGE_TYPES
 from hyperkit_mol.generator.config import ModelConfig
 
-__all__ = ["GraphEncoder", "TreeEncoder", "by_kind", "table"]
+__all__ = ["GraphEncoder", "TreeEncoder", "by_kind", "by_row", "table"]
 
 MAX_NODES = 64  # positions and depths beyond share the last embedding
 
@@ -42,6 +42,11 @@ def by_kind(weight: Tensor, kind: Tensor) -> Tensor:
     """
     one_hot = torch.arange(weight.shape[-1], device=kind.device)[:, None] == kind.flatten()
     return (weight @ one_hot.to(weight.dtype)).unflatten(-1, kind.shape)
+
+
+def by_row(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` for rows ``(N, d)`` and an index of any shape, by the call whose gradient is fast."""
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 class MessagePassing(nn.Module):
@@ -90,17 +95,20 @@ class TreeEncoder(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Batch -> ``(B, latent)``."""
-        mask = batch["node_mask"]
-        place = torch.arange(mask.shape[1], device=mask.device).clamp(max=MAX_NODES - 1)
         features = (
             self.label(batch["label"])
             + self.from_slot(self.slot(batch["slot"]))
-            + self.position(place)
+            + self.position(batch["position"].clamp(max=MAX_NODES - 1))
             + self.above(batch["parent"].clamp(max=MAX_NODES - 1))
         )
         x = self.passing(self.lift(features), batch["tree_edges"])
-        size = self.lift(self.size(mask.sum(1).clamp(max=MAX_NODES - 1)))
-        return self.out(self.join(self.space.centroid(x, mask=mask), x[:, 0], size))
+        # From rows to molecules, which a packed row has several of.
+        root, size = batch["root"][:, None], batch["size"][:, None]
+        number = torch.arange(x.shape[1], device=x.device)
+        mask = number < size
+        nodes = by_row(x.flatten(0, 1), root + torch.where(mask, number, 0))
+        told = self.lift(self.size(size[:, 0].clamp(max=MAX_NODES - 1)))
+        return self.out(self.join(self.space.centroid(nodes, mask=mask), nodes[:, 0], told))
 
 
 class GraphEncoder(nn.Module):

@@ -160,7 +160,7 @@ class AutoencoderTraining(_SteppedModule):
         self.seed_step()
         found = self.model(batch)
         loss = found.total(self.kl_weight)
-        self._report("train", found, loss, len(batch["label"]))
+        self._report("train", found, loss, len(batch["size"]))
         return loss
 
     def on_validation_start(self) -> None:
@@ -168,7 +168,7 @@ class AutoencoderTraining(_SteppedModule):
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         found = self.model(batch)
-        self._report("val", found, found.total(self.kl_weight), len(batch["label"]))
+        self._report("val", found, found.total(self.kl_weight), len(batch["size"]))
 
     def _report(self, stage: str, found: Any, loss: Tensor, count: int) -> None:
         values = {

@@ -203,7 +203,7 @@ class _Walk:
         depth = self.depth[at, above] + 1 if n else np.zeros(len(rows), np.int64)
 
         x = self.decoder.inputs(
-            self.z,
+            self.z[:, None],
             torch.from_numpy(self.last_label)[:, None],
             torch.from_numpy(slot)[:, None],
             self.children[:, None],

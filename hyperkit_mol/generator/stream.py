@@ -105,7 +105,7 @@ class BatchStream(Dataset[dict[str, Tensor]]):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Batch `step` of this rank."""
-        return to_tensors(self.collate(self.data, self.members(step)[self.rank :: self.world]))
+        return to_tensors(self.collate(self.data, self.members(step)[self.rank :: self.world], pack=True))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.batch(step)

@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem
 
 from hyperkit_mol.chem.assemble import assemble
-from hyperkit_mol.chem.batch import Batch, Collator
+from hyperkit_mol.chem.batch import UNSEEN, Batch, Collator
 from hyperkit_mol.chem.prepare import TreeDataset, prepare
 
 
@@ -116,3 +116,29 @@ def test_tree_arrays(data: TreeDataset, batch: Batch) -> None:
             assert batch.pending[b, i] == promised - (i - 1)
         assert batch.depth[b, :n].tolist() == depth
         assert batch.children[b].sum() == n - 1
+
+
+def test_packed_rows_hold_the_same(data: TreeDataset, batch: Batch) -> None:
+    """Every molecule's arrays are found again in its part of a row, and nothing is seen outside of it."""
+    packed = Collator(data.vocabulary)(data, np.arange(len(data)), pack=True)
+    width = packed.label.shape[1]
+    assert packed.label.size < 0.7 * batch.label.size
+    assert packed.node_mask.sum() == batch.node_mask.sum() == batch.size.sum()
+    assert packed.node_mask.mean() > 0.9
+    assert (packed.relation[:, ~np.tri(width, dtype=bool)] == UNSEEN).all()
+    for b, n in enumerate(batch.size.tolist()):
+        row, start = divmod(int(packed.root[b]), width)
+        part = slice(start, start + n)
+        assert packed.node_mask[row, part].all()
+        assert (packed.molecule[row, part] == b).all()
+        assert packed.position[row, part].tolist() == list(range(n))
+        for name in ("label", "parent", "site", "slot", "depth", "pending"):
+            assert np.array_equal(getattr(packed, name)[row, part], getattr(batch, name)[b, :n]), name
+        for name, nothing in (("tree_edges", 0), ("children", False), ("relation", UNSEEN)):
+            rows = getattr(packed, name)[row, part]
+            assert np.array_equal(rows[:, part], getattr(batch, name)[b, :n, :n]), name
+            assert (np.delete(rows, np.arange(start, start + n), axis=1) == nothing).all(), name
+    assert np.array_equal(packed.pair_site, batch.pair_site)
+    for name in ("label", "slot", "position"):
+        ours, theirs = (getattr(x, name).ravel()[x.row_node] for x in (packed, batch))
+        assert np.array_equal(ours, theirs), name

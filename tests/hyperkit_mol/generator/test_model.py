@@ -152,6 +152,22 @@ def test_padding_does_not_matter(data: TreeDataset) -> None:
         torch.testing.assert_close(alone.site[0], together.site[i], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_packing_does_not_matter(data: TreeDataset, geometry: str) -> None:
+    """Latents, losses and gradients are those of one molecule a row."""
+    auto = MoleculeGenerator(data.vocabulary, small_config(model__geometry=geometry)).autoencoder.eval()
+    collate, found = Collator(data.vocabulary), []
+    for pack in (False, True):
+        batch = to_tensors(collate(data, np.arange(50), pack))
+        loss = auto(batch).reconstruction
+        auto.zero_grad()
+        (loss.label + loss.site).mean().backward()
+        grads = {k: x.grad.clone() for k, x in auto.named_parameters() if x.grad is not None}
+        found.append((auto.encode(batch), [loss.label, loss.site, loss.exact, loss.label_right], grads))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("prior", ["gan", "wrapped-normal", "vae"])
