@@ -124,7 +124,11 @@ class NeighborAttention(nn.Module):
             return q @ k.transpose(-1, -2)
         q = q.reshape(n, heads, m, self.degrees, -1).transpose(2, 3)
         k = k.reshape(n, heads, m, self.degrees, -1).permute(0, 1, 3, 4, 2)
-        return ((q @ k) * legendre.unsqueeze(1)).sum(2)
+        # One degree at a time is less to read and write than all of them and a sum; P_0 is 1.
+        total = q[:, :, 0] @ k[:, :, 0]
+        for l in range(1, self.degrees):
+            total = torch.addcmul(total, q[:, :, l] @ k[:, :, l], legendre[:, l].unsqueeze(1))
+        return total
 
     def _time(self, space: Tensor) -> Tensor:
         return torch.sqrt(space.square().sum(-1, keepdim=True) + 1.0 / self.c)

@@ -58,10 +58,15 @@ class AttentionWeights:
 def _listening(potential: Potential) -> Iterator[list[Tensor]]:
     """Weights of every attention layer that runs inside, in order; the layers compute what they always do."""
     found: list[Tensor] = []
-    handles = []
+    handles, places = [], {}
 
     def listen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(_weights(module, args, kwargs))
+        weights = _weights(module, args, kwargs)
+        place = places.setdefault(module, len(found))
+        if place == len(found):
+            found.append(weights)
+        else:  # the next part of a large structure's atoms
+            found[place] = torch.cat([found[place], weights])
 
     for module in potential.backbone.modules():
         if isinstance(module, (EuclideanAttention, LorentzAttention, NeighborAttention)):

@@ -177,6 +177,36 @@ class AtomicBatch:
         moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
         return replace(self, **moved)
 
+    def split(self, atoms: int) -> list[AtomicBatch]:
+        """Batches of consecutive structures with at most `atoms` atoms each, or of one larger structure.
+
+        Neighbour lists are cut to the longest of each batch.
+        """
+        if len(self.numbers) <= atoms or self.size == 1:
+            return [self]
+        groups, total = [[0, 0]], 0
+        for k, count in enumerate(self.counts.tolist()):
+            if total and total + count > atoms:
+                groups.append([k, k])
+                total = 0
+            groups[-1][1], total = k + 1, total + count
+        ends = [0, *self.counts.cumsum(0).tolist()]
+        return [self._between(first, last, ends[first], ends[last]) for first, last in groups]
+
+    def _between(self, first: int, last: int, begin: int, end: int) -> AtomicBatch:
+        of_atoms = ("positions", "numbers", "index", "neighbors", "shifts", "neighbor_mask", "forces")
+        found: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            if value is not None:
+                found[name] = value[begin:end] if name in of_atoms else value[first:last]
+        if found["neighbors"].shape[1]:
+            width = max(1, int(found["neighbor_mask"].sum(1).max()))
+            for name in ("neighbors", "shifts", "neighbor_mask"):
+                found[name] = found[name][:, :width]
+        found["index"] = found["index"] - first
+        found["neighbors"] = found["neighbors"] - begin
+        return AtomicBatch(**found)
+
     def rotated(self, rotation: Tensor) -> AtomicBatch:
         """Each structure turned by its own matrix ``(B, 3, 3)``: positions, cell and forces."""
         turn = rotation.to(self.positions)[self.index]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hyperkit_mol.potentials._attention import NeighborAttention
+from hyperkit_mol.potentials._parts import by_parts
 from hyperkit_mol.potentials._radial import CAP_START, RadialBasis, envelope, legendre, soft_cap
 from hyperkit_mol.potentials.batch import CHARGES, SPINS, AtomicBatch
 from hyperkit_mol.potentials.config import ModelConfig
 
 __all__ = ["BackboneOutput", "EScAIP"]
+
+# Numbers in an attention's largest tensors, (N, heads, degrees, M, M). Above the first a structure goes
+# by parts of the second size, which takes a third more time.
+_WHOLE, _PART = 1 << 23, 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +44,20 @@ class BackboneOutput:
 
 @dataclass(frozen=True, eq=False)
 class _Edges:
+    """Of all atoms or of a part of them; what is None is computed where it is used."""
+
     neighbors: Tensor  # (N, M)
     direction: Tensor  # (N, M, 3)
     envelope: Tensor  # (N, M), 0 for padding
     basis: Tensor  # (N, M, R)
-    legendre: Tensor  # (N, L, M, M)
+    legendre: Tensor | None = None  # (N, L, M, M)
+    filters: tuple[Tensor, ...] | None = None  # (N, M, H) for the first edges and for each block
+
+    def angles(self, degrees: int) -> Tensor:
+        if self.legendre is not None:
+            return self.legendre
+        with torch.autocast(self.direction.device.type, enabled=False):
+            return legendre(self.direction @ self.direction.mT, degrees)
 
 
 def _feed_forward(width: int, factor: int) -> nn.Sequential:
@@ -51,8 +67,9 @@ def _feed_forward(width: int, factor: int) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """Messages from both ends, attention among them, edge and node feed-forward.
+    """Messages from both ends, attention among them, edge and node feed-forward, in three steps.
 
+    Only the middle one, :meth:`around`, is large; it needs an atom's own edges and nothing of other atoms'.
     Without `edges_out` the edges end here: the last block of a conservative model needs no edge features.
     """
 
@@ -70,20 +87,30 @@ class _Block(nn.Module):
         self.node_forward = _feed_forward(w, cfg.feed_forward)
         self.edge_forward = _feed_forward(w, cfg.feed_forward) if edges_out else None
 
-    def forward(self, node: Tensor, edge: Tensor, filters: Tensor, e: _Edges) -> tuple[Tensor, Tensor]:
-        n, m, w = edge.shape
+    def ends_of(self, node: Tensor) -> tuple[Tensor, Tensor]:
+        """What each atom says as the one that looks around, and as a neighbour."""
         source, target = self.ends(self.norm(node)).chunk(2, -1)
+        return source, target
+
+    def around(
+        self, source: Tensor, target: Tensor, edge: Tensor, filters: Tensor, e: _Edges
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over the neighbours of the atoms of `e`, and their new edges; `target` is of all atoms."""
+        n, m, w = edge.shape
         arrived = target.index_select(0, e.neighbors.reshape(-1)).view(n, m, w)
         message = nn.functional.silu(source.unsqueeze(1) + arrived + self.edge(edge)) * filters
-        attended = self.attention(message, e.envelope, e.legendre, e.basis)
+        attended = self.attention(message, e.envelope, e.angles(self.attention.degrees), e.basis)
         # The message itself goes along: attention means over neighbours, an energy is a sum over them.
         total = ((message + attended) * e.envelope.unsqueeze(-1)).sum(1) * self.scale
-        node = node + self.gather(total)
-        node = node + self.node_forward(node)
         if self.edge_forward is not None:
             edge = edge + attended
-            edge = edge + self.edge_forward(edge)
-        return node, edge
+            return total, edge + self.edge_forward(edge)
+        return total, edge[:, :0]
+
+    def close(self, node: Tensor, total: Tensor) -> Tensor:
+        """The atoms' new state."""
+        node = node + self.gather(total)
+        return node + self.node_forward(node)
 
 
 class EScAIP(nn.Module):
@@ -149,33 +176,80 @@ class EScAIP(nn.Module):
         """Energies (and direct forces) of the atoms of `batch`.
 
         With a `layout` nothing depends on the batch's numbers but by arithmetic, so that this can be traced;
-        without one, neighbours beyond the cap are cut away, which saves time.
+        without one, neighbours beyond the cap are cut away, which saves time. In evaluation mode a large
+        system goes by parts of its atoms, so that memory is not the sum of all that the blocks compute.
         """
         # Distances and angles in full precision, whatever the rest is computed in.
         with torch.autocast(batch.positions.device.type, enabled=False):
             e = self._edges(batch, cut=layout is None)
+        n, m = e.neighbors.shape
+        large = n * m**2 * self.config.heads * self.config.degrees > _WHOLE
+        rows = self.rows(m) if large and layout is None and not self.training else None
+        if rows is None:
+            filters = self.filters(e.basis).view(n, m, -1, self.config.width).unbind(2)
+            e = replace(e, legendre=e.angles(self.config.degrees), filters=filters)
         kind = self.lookup[batch.numbers]
         pair = kind.unsqueeze(1) * self.element.num_embeddings + kind[e.neighbors]
-        filters = self.filters(e.basis)
-        filters = filters.view(*e.neighbors.shape, -1, self.config.width).unbind(2)
-        # Bond-orientational order, sum_jk u_j u_k P_l(cos theta_jk), without its root, whose slope at 0 is
-        # infinite.
-        total = e.envelope.sum(1)
-        order = torch.einsum("nj,nljk,nk->nl", e.envelope, e.legendre, e.envelope)
-        order = order / (1.0 + total).square().unsqueeze(-1)
+        order, edge = self._of_edges(self._begin, rows, e, [pair], [], [self.pair, self.filters])
         state = self.charge(batch.charge - CHARGES[0]) + self.spin(batch.spin)
         node = self.element(kind) + self.order(order) + state[batch.index]
-        edge = self.pair(pair) * filters[0]
         readouts = [node]
-        for k, block in enumerate(self.blocks):
-            node, edge = block(node, edge, filters[k + 1], e)
+        for k, block in enumerate(cast("list[_Block]", self.blocks)):
+            around = partial(self._around, k + 1, block)
+            source, target = block.ends_of(node)
+            total, edge = self._of_edges(around, rows, e, [source, edge], [target], [block, self.filters])
+            node = block.close(node, total)
             readouts.append(node)
         atomic = self.energy(torch.cat(readouts, -1)).squeeze(-1)
         forces = None
         if self.force is not None:
             strength = self.force(edge).squeeze(-1) * e.envelope
             forces = (strength.unsqueeze(-1) * e.direction).sum(1)
-        return BackboneOutput(atomic, 1.0 - torch.exp(-total), forces)
+        return BackboneOutput(atomic, 1.0 - torch.exp(-e.envelope.sum(1)), forces)
+
+    def rows(self, width: int) -> int:
+        """Atoms with `width` neighbours each that are worth computing at once."""
+        return max(1, _PART // (self.config.heads * self.config.degrees * max(1, width) ** 2))
+
+    def _of_edges(
+        self,
+        function: Callable[..., tuple[Tensor, Tensor]],
+        rows: int | None,
+        e: _Edges,
+        cut: Sequence[Tensor],
+        whole: Sequence[Tensor],
+        modules: Sequence[nn.Module],
+    ) -> tuple[Tensor, Tensor]:
+        """`function` of edges, of what belongs to the same atoms (`cut`), and of all atoms (`whole`)."""
+        if rows is None:
+            return function(e, *cut, *whole)
+
+        def some(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            neighbors, direction, envelope, basis, *others = tensors
+            return function(_Edges(neighbors, direction, envelope, basis), *others)
+
+        own = (e.neighbors, e.direction, e.envelope, e.basis)
+        parameters = [p for module in modules for p in module.parameters()]
+        first, second = by_parts(some, rows, [*own, *cut], whole, parameters)
+        return first, second
+
+    def _begin(self, e: _Edges, pair: Tensor) -> tuple[Tensor, Tensor]:
+        # Bond-orientational order, sum_jk u_j u_k P_l(cos theta_jk), without its root, whose slope at 0 is
+        # infinite.
+        total = e.envelope.sum(1)
+        order = torch.einsum("nj,nljk,nk->nl", e.envelope, e.angles(self.config.degrees), e.envelope)
+        return order / (1.0 + total).square().unsqueeze(-1), self.pair(pair) * self._filter(e, 0)
+
+    def _around(
+        self, k: int, block: _Block, e: _Edges, source: Tensor, edge: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return block.around(source, target, edge, self._filter(e, k), e)
+
+    def _filter(self, e: _Edges, k: int) -> Tensor:
+        if e.filters is not None:
+            return e.filters[k]
+        rows = slice(k * self.config.width, (k + 1) * self.config.width)
+        return nn.functional.linear(e.basis, self.filters.weight[rows], self.filters.bias[rows])
 
     def _edges(self, batch: AtomicBatch, cut: bool) -> _Edges:
         cfg = self.config
@@ -201,5 +275,4 @@ class EScAIP(nn.Module):
                 neighbors, vector = neighbors[:, :kept], vector[:, :kept]
                 distance, weight = distance[:, :kept], weight[:, :kept]
         direction = vector / distance.unsqueeze(-1)
-        cosine = direction @ direction.transpose(1, 2)
-        return _Edges(neighbors, direction, weight, self.radial(distance), legendre(cosine, cfg.degrees))
+        return _Edges(neighbors, direction, weight, self.radial(distance))

@@ -168,7 +168,7 @@ class Potential(nn.Module):
             gained, slopes = self._compiled(batch, stress, create)
             direct = None
         else:
-            gained, direct, slopes = self._evaluate(batch, gradient, stress, create)
+            gained, direct, slopes = self._in_pieces(batch, gradient, stress, create)
         if not create and gradient:
             gained = gained.detach()
         atomic = gained + self._references(batch.numbers.device)[batch.numbers]
@@ -207,6 +207,27 @@ class Potential(nn.Module):
 
         self._compiled = None if backend is None else CompiledGradient(self, backend)
         return self
+
+    def _in_pieces(
+        self, batch: AtomicBatch, gradient: bool, stress: bool, create: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """:meth:`_evaluate`, a few structures at a time where nobody wants a graph over all of them: the same
+        time, and memory for a few."""
+        pieces = [batch]
+        if isinstance(self.backbone, EScAIP) and not create and (gradient or not torch.is_grad_enabled()):
+            pieces = batch.split(self.backbone.rows(batch.neighbors.shape[1]))
+        if len(pieces) == 1:
+            return self._evaluate(batch, gradient, stress, create)
+        found = []
+        for piece in pieces:
+            gained, direct, slopes = self._evaluate(piece, gradient, stress, create)
+            found.append((gained.detach(), direct if direct is None else direct.detach(), slopes))
+        gained, direct, slopes = zip(*found, strict=True)
+        return (
+            torch.cat(gained),
+            None if direct[0] is None else torch.cat(direct),
+            [torch.cat(parts) for parts in zip(*slopes, strict=True)],
+        )
 
     def _evaluate(
         self,
