@@ -20,6 +20,7 @@ from .launching import (
     RESIDENT,
     WARPS,
     AdamArgs,
+    BallArgs,
     ConvArgs,
     ConvGrad,
     Launch,
@@ -217,6 +218,48 @@ class Operators:
     def tail_backward(self, z: Tensor, log_scale: Tensor, grad: Tensor, c: float) -> tuple[Tensor, Tensor]:
         """Gradients of :meth:`tail`; those of the scales are summed in one order, so the same bits twice."""
         return self._tail_backward(self._tail(z, log_scale, c), grad, z, log_scale)
+
+    def _ball_tail(self, z: Tensor, rows: Sequence[Tensor], columns: Sequence[Tensor], c: float) -> BallArgs:
+        self._check(2, z=z)
+        given = dict(zip("space time gain tilt power".split(), (*rows, *columns), strict=True))
+        self._check(1, **given)
+        for name, size in zip(given, (*[len(z)] * 2, *[z.shape[1]] * 3), strict=True):
+            _same(len(given[name]), size, f"the length of {name}")
+        _require(z.shape[1] >= 1, "z must have shape (n, d), got 0 columns")
+        _require(c > 0, f"c must be > 0, got {c}")
+        at = {name: pointer(t) for name, t in given.items()}
+        return BallArgs(z=pointer(z), **at, n=len(z), d=z.shape[1], c=c)
+
+    def ball_tail(
+        self, z: Tensor, space: Tensor, time: Tensor, gain: Tensor, tilt: Tensor, power: Tensor, c: float
+    ) -> Tensor:
+        """What follows the product of a Poincaré linear layer; see ``csrc/hk_ball_tail.h``."""
+        args, out = self._ball_tail(z, (space, time), (gain, tilt, power), c), torch.empty_like(z)
+        args.out = pointer(out)
+        self._run("hk_ball_tail_kernel", args.n, (args,))
+        return out
+
+    def ball_tail_backward(
+        self,
+        z: Tensor,
+        space: Tensor,
+        time: Tensor,
+        gain: Tensor,
+        tilt: Tensor,
+        power: Tensor,
+        grad: Tensor,
+        c: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of :meth:`ball_tail`; columns are summed in one order, so the same bits twice."""
+        args = self._ball_tail(z, (space, time), (gain, tilt, power), c)
+        self._check(2, grad=grad)
+        _require(grad.shape == z.shape, f"grad has the wrong shape: {tuple(grad.shape)}")
+        gz, by_power, gs, gt = (torch.empty_like(t) for t in (z, z, space, time))
+        args.grad, args.out, args.by_power = pointer(grad), pointer(gz), pointer(by_power)
+        args.by_space, args.by_time = pointer(gs), pointer(gt)
+        self._run("hk_ball_tail_backward_kernel", args.n, (args,))
+        # gz is the gradient of what is inside the asinh times gain and space.
+        return gz, gs, gt, (gz * z).sum(0) / gain, -((time / space) @ gz) / gain, by_power.sum(0)
 
     def _check_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self._check(2, x=x, weight=weight)
@@ -431,6 +474,8 @@ OPERATORS = (
     "row_backward",
     "tail",
     "tail_backward",
+    "ball_tail",
+    "ball_tail_backward",
     "linear",
     "linear_backward",
     "adam_",

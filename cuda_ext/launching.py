@@ -66,6 +66,18 @@ class TailArgs(ctypes.Structure):
     ]  # fmt: skip
 
 
+class BallArgs(ctypes.Structure):
+    """``hk_ball_args``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in "z space time gain tilt power grad".split()),
+        *((name, ctypes.c_void_p) for name in "out by_space by_time by_power".split()),
+        ("n", ctypes.c_longlong),
+        ("d", ctypes.c_int),
+        ("c", ctypes.c_float),
+    ]  # fmt: skip
+
+
 class AdamArgs(ctypes.Structure):
     """``hk_adam_args``."""
 

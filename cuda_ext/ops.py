@@ -120,6 +120,28 @@ def _tail_backward_grad(ctx: Any, gz: Tensor | None, gl: Tensor | None) -> tuple
     return *found, by_grad, None
 
 
+def _ball_tail_fake(z, space, time, gain, tilt, power, c):
+    return torch.empty_like(z)
+
+
+def _ball_tail_backward_fake(z, space, time, gain, tilt, power, grad, c):
+    return tuple(torch.empty_like(t) for t in (z, space, time, gain, tilt, power))
+
+
+def _ball_tail_grad(ctx: Any, grad: Tensor) -> tuple:
+    with torch.autocast(grad.device.type, enabled=False):
+        found = torch.ops.hyperkit_ext.ball_tail_backward(*ctx.saved_tensors, grad.contiguous(), ctx.c)
+    return *(g if n else None for g, n in zip(found, ctx.needs_input_grad, strict=False)), None
+
+
+def _ball_tail_backward_grad(ctx: Any, *upstream: Tensor | None) -> tuple:
+    *inputs, grad = ctx.saved_tensors
+    given = [torch.zeros_like(t) if u is None else u for t, u in zip(inputs, upstream, strict=True)]
+    f = functools.partial(reference.ball_tail, c=ctx.c)
+    found, by_grad = differentiate_twice(f, inputs, [True] * len(inputs), grad, given)
+    return *found, by_grad, None
+
+
 def _linear_fake(x, weight, bias, log_scale, c):
     return x.new_empty(x.shape[0], weight.shape[0]), x.new_empty(2, x.shape[0])
 
@@ -247,6 +269,8 @@ def register() -> None:
         "row_backward": _row_backward_fake,
         "tail": _tail_fake,
         "tail_backward": _tail_backward_fake,
+        "ball_tail": _ball_tail_fake,
+        "ball_tail_backward": _ball_tail_backward_fake,
         "linear": _linear_fake,
         "linear_backward": _linear_backward_fake,
         "conv": _conv_fake,
@@ -264,6 +288,8 @@ def register() -> None:
         ("row_backward", _row_backward_grad, _row_backward_setup),
         ("tail", _tail_grad, _tail_setup),
         ("tail_backward", _tail_backward_grad, _tail_setup),
+        ("ball_tail", _ball_tail_grad, _tail_setup),
+        ("ball_tail_backward", _ball_tail_backward_grad, _tail_setup),
         ("linear", _linear_grad, _linear_setup),
         ("linear_backward", _linear_backward_grad, _linear_backward_setup),
         ("conv", _conv_grad, _conv_setup),
@@ -281,6 +307,10 @@ SCHEMAS = (
     "bool third) -> (Tensor, Tensor, Tensor)",
     "tail(Tensor z, Tensor log_scale, float c) -> Tensor",
     "tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)",
+    "ball_tail(Tensor z, Tensor space, Tensor time, Tensor gain, Tensor tilt, Tensor power, float c) "
+    "-> Tensor",
+    "ball_tail_backward(Tensor z, Tensor space, Tensor time, Tensor gain, Tensor tilt, Tensor power, "
+    "Tensor grad, float c) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)",
     "linear_backward(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c, Tensor points, "
     "Tensor kept, Tensor grad, bool by_x, bool by_weight) -> (Tensor, Tensor, Tensor, Tensor)",

@@ -38,6 +38,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c:
     return tail(torch.nn.functional.linear(x, weight, bias), log_scale, c)
 
 
+def ball_tail(
+    z: Tensor, space: Tensor, time: Tensor, gain: Tensor, tilt: Tensor, power: Tensor, c: float
+) -> Tensor:
+    """Operator ``ball_tail``."""
+    from hyperkit.nn.poincare import ball_tail
+    from hyperkit.ops import _fused
+
+    with _fused.disabled():
+        return ball_tail(z, space.unsqueeze(-1), time.unsqueeze(-1), gain, tilt, power, c)
+
+
 def conv(
     x: Tensor,
     matrix: Tensor,

@@ -2,6 +2,7 @@
 #define HK_SIMD
 #include "cpu.h"
 #include "hk_ball_adam.h"
+#include "hk_ball_tail.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
 #include "hk_tail.h"
@@ -174,6 +175,115 @@ HK_FLAT void tail_backward(const hk_tail_args& a, hk_int begin, hk_int end) {
   }
 }
 
+// Rows of other widths than whole registers, side by side: a block of rows as one row, with what a row's or a column's
+// numbers are repeated for each of its numbers.
+constexpr int BALL_BLOCK = 512;
+struct BallBlock {
+  const hk_ball_args& a;
+  int d, rows;
+  float gain[BALL_BLOCK], tilt[BALL_BLOCK], power[BALL_BLOCK], space[BALL_BLOCK], time[BALL_BLOCK];
+  float f[BALL_BLOCK], on[BALL_BLOCK], t[BALL_BLOCK], w[BALL_BLOCK];
+
+  static bool takes(int d) { return d % 16 != 0 && d <= BALL_BLOCK / 2; }
+  HK_FN explicit BallBlock(const hk_ball_args& args) : a(args), d(args.d), rows(BALL_BLOCK / args.d) {
+    for (int j = 0; j < rows * d; ++j) {
+      gain[j] = a.gain[j % d];
+      tilt[j] = a.tilt[j % d];
+      power[j] = a.power[j % d];
+    }
+  }
+  HK_FN void repeat(const float* one, float* many, int count) const {
+    for (int r = 0; r < count; ++r)
+      for (int i = 0; i < d; ++i) many[r * d + i] = one[r];
+  }
+  // The space coordinates w, and the factors f and on of each row, of which `on` is for the gradient if there is one.
+  HK_FN void forward(hk_int n, int count, const float* grad) {
+    Serial g;
+    const float* z = a.z + n * d;
+    float scale = 1.0f / sqrt_(a.c), factor[BALL_BLOCK], other[BALL_BLOCK];
+    repeat(a.space + n, space, count);
+    repeat(a.time + n, time, count);
+    g.each(count * d, [&](int j) {
+      t[j] = signed_asinh(ball_inside(z[j], space[j], time[j], gain[j], tilt[j]));
+      w[j] = scale * signed_sinh(ball_angle(t[j], power[j]));
+    });
+    for (int r = 0; r < count; ++r) {
+      float q = 0.0f, along = 0.0f;
+      for (int i = 0; i < d; ++i) q += w[r * d + i] * w[r * d + i];
+      if (grad != nullptr)
+        for (int i = 0; i < d; ++i) along += w[r * d + i] * grad[r * d + i];
+      factor[r] = q;
+      other[r] = along;
+    }
+    g.each(count, [&](int r) {
+      BallRow row(factor[r], a.c);
+      factor[r] = row.f;
+      other[r] *= row.on;
+    });
+    repeat(factor, f, count);
+    repeat(other, on, count);
+  }
+};
+HK_FLAT void ball_tail(const hk_ball_args& a, hk_int begin, hk_int end) {
+  Serial g;
+  if (!BallBlock::takes(a.d)) {
+    for (hk_int n = begin; n < end; ++n) ball_tail_at(g, a, n);
+    return;
+  }
+  BallBlock b(a);
+  for (hk_int n = begin; n < end; n += b.rows) {
+    int count = static_cast<int>(min_<hk_int>(b.rows, end - n));
+    b.forward(n, count, nullptr);
+    float* to = a.out + n * a.d;
+    g.each(count * a.d, [&](int j) { to[j] = b.f[j] * b.w[j]; });
+  }
+}
+// Adds to sums (3, d), of gain, tilt and power: a block of rows in float32, the blocks in float64.
+HK_FLAT void ball_tail_backward(const hk_ball_args& a, hk_int begin, hk_int end, double* sums, float* scratch) {
+  Serial g;
+  int d = a.d;
+  if (BallBlock::takes(d)) {
+    BallBlock b(a);
+    float scale = 1.0f / sqrt_(a.c), by_gain[BALL_BLOCK], by_tilt[BALL_BLOCK], by_power[BALL_BLOCK];
+    for (hk_int n = begin; n < end; n += b.rows) {
+      int count = static_cast<int>(min_<hk_int>(b.rows, end - n));
+      const float *z = a.z + n * d, *grad = a.grad + n * d;
+      float* to = a.out + n * d;
+      b.forward(n, count, grad);
+      g.each(count * d, [&](int j) {
+        float s = ball_inside(z[j], b.space[j], b.time[j], b.gain[j], b.tilt[j]), by_u;
+        float by_s = ball_slope(grad[j], b.f[j], b.on[j], s, b.t[j], b.w[j], b.power[j], a.c, scale, by_u);
+        to[j] = by_s * b.gain[j] * b.space[j];
+        by_gain[j] = by_s * b.space[j] * z[j];
+        by_tilt[j] = -by_s * b.time[j];
+        by_power[j] = by_u * b.t[j];
+        b.w[j] = by_s * b.gain[j] * z[j];
+        b.t[j] = -by_s * b.tilt[j];
+      });
+      for (int r = 0; r < count; ++r) {
+        float gs = 0.0f, gt = 0.0f;
+        for (int i = 0; i < d; ++i) {
+          gs += b.w[r * d + i];
+          gt += b.t[r * d + i];
+          sums[i] += by_gain[r * d + i];
+          sums[d + i] += by_tilt[r * d + i];
+          sums[2 * d + i] += by_power[r * d + i];
+        }
+        a.by_space[n + r] = gs;
+        a.by_time[n + r] = gt;
+      }
+    }
+    return;
+  }
+  float *held = scratch, *parts = scratch + d;
+  for (hk_int n = begin; n < end; n += TAIL_BLOCK) {
+    g.each(3 * d, [&](int i) { parts[i] = 0.0f; });
+    for (hk_int j = n; j < min_<hk_int>(n + TAIL_BLOCK, end); ++j)
+      ball_tail_backward_at<true>(g, a, j, held, parts, parts + d, parts + 2 * d);
+    g.each(3 * d, [&](int i) { sums[i] += parts[i]; });
+  }
+}
+
 HK_FLAT void linear(const hk_linear_args& a, hk_int begin, hk_int end) {
   Serial g;
   hk_int row = a.d + 1;
@@ -260,7 +370,7 @@ HK_FLAT void linear_join(const hk_linear_args& a, const float* product, float* g
 }
 
 const hk_table table = {HK_NAME, conv_scratch,     conv_any, conv_backward_any, adam,   row_any,
-                        row_backward_any, tail, tail_backward, linear,            linear_backward, linear_join,
+                        row_backward_any, tail, tail_backward, ball_tail, ball_tail_backward, linear,            linear_backward, linear_join,
                         tanimoto_any, columns_any};
 
 }  // namespace

@@ -15,6 +15,8 @@ struct hk_table {
                        hk_int end, int d, float c, float low);
   void (*tail)(const hk_tail_args&, hk_int begin, hk_int end);
   void (*tail_backward)(const hk_tail_args&, hk_int begin, hk_int end);
+  void (*ball_tail)(const hk_ball_args&, hk_int begin, hk_int end);
+  void (*ball_tail_backward)(const hk_ball_args&, hk_int begin, hk_int end, double* sums, float* scratch);
   void (*linear)(const hk_linear_args&, hk_int begin, hk_int end);
   void (*linear_backward)(const hk_linear_args&, hk_int begin, hk_int end, double* by_first, double* by_bias,
                           double* by_top, float* scratch);

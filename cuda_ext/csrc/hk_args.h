@@ -86,6 +86,25 @@ struct hk_tail_args {
   float c;
 };
 
+// The tail of a Poincaré linear layer: y is the ball point of the space coordinates sinh(u_k)/sqrt(c) with
+// u_k = power_k asinh(gain_k space_n z_nk - tilt_k time_n).
+struct hk_ball_args {
+  const float* z;      // (n, d)
+  const float* space;  // (n)
+  const float* time;   // (n)
+  const float* gain;   // (d)
+  const float* tilt;   // (d)
+  const float* power;  // (d)
+  const float* grad;   // (n, d), backward
+  float* out;          // (n, d): points; backward: the gradient of z
+  float* by_space;     // (n), backward
+  float* by_time;      // (n), backward
+  float* by_power;     // (n, d), backward on a GPU: each row's part
+  hk_int n;
+  int d;
+  float c;
+};
+
 // A Lorentz linear layer on the CPU, for n rows: a matrix product of the space parts alone, whose sizes are powers
 // of two where the widths are (a product with one column more takes up to 1.6 times as long), and what is missing
 // of it. Rows of x hold width + 1 numbers, those of points and grad d + 1.

@@ -148,9 +148,8 @@ HK_FN T asinh_(T x) {
   T big = same_type<T, float>::value ? T(1.0e9) : T(1.0e15);
   T safe = x < big ? x : T(1);
   T square = safe * safe;
-  T near = log1p_(safe + square / (T(1) + sqrt_(T(1) + square)));
-  T far = log1p_(x < big ? T(1) : x) + T(0.69314718055994530942);
-  T y = x < big ? near : far;
+  T near = safe + square / (T(1) + sqrt_(T(1) + square));
+  T y = log1p_(x < big ? near : x) + (x < big ? T(0) : T(0.69314718055994530942));  // one logarithm
   return x == x ? y : x;
 }
 // sinh and cosh for x >= 0 through exp(x/2), which does not overflow before the result does.

@@ -1,6 +1,7 @@
 // The __global__ functions: a warp takes a node or a row and runs the phases of hk_*.h.
 #pragma once
 #include "hk_ball_adam.h"
+#include "hk_ball_tail.h"
 #include "hk_conv_grad.h"
 #include "hk_rows.h"
 #include "hk_tail.h"
@@ -104,6 +105,18 @@ extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_tail_kernel(hk
 extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_tail_backward_kernel(hk_tail_args a) {
   HK_NS::Lanes<8> g;
   HK_NS::in_turn<8>(a.n, [&](hk_int r) { HK_NS::tail_backward_at(g, a, r); });
+}
+
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_ball_tail_kernel(hk_ball_args a) {
+  HK_NS::Lanes<8> g;
+  HK_NS::in_turn<8>(a.n, [&](hk_int r) { HK_NS::ball_tail_at(g, a, r); });
+}
+
+extern "C" __global__ void __launch_bounds__(32 * HK_WARPS, 4) hk_ball_tail_backward_kernel(hk_ball_args a) {
+  HK_NS::Lanes<8> g;
+  HK_NS::in_turn<8>(a.n, [&](hk_int r) {
+    HK_NS::ball_tail_backward_at<false>(g, a, r, a.by_power + r * a.d, nullptr, nullptr, nullptr);
+  });
 }
 
 // A block takes a query: its lanes share the reference, its warps' maxima meet in shared memory.

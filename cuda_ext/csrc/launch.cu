@@ -23,6 +23,8 @@ const Kernel kernels[] = {
     {"hk_adam_kernel", (const void*)hk_adam_kernel},
     {"hk_tail_kernel", (const void*)hk_tail_kernel},
     {"hk_tail_backward_kernel", (const void*)hk_tail_backward_kernel},
+    {"hk_ball_tail_kernel", (const void*)hk_ball_tail_kernel},
+    {"hk_ball_tail_backward_kernel", (const void*)hk_ball_tail_backward_kernel},
     {"hk_tanimoto_kernel", (const void*)hk_tanimoto_kernel},
 };
 

@@ -277,6 +277,76 @@ std::tuple<Tensor, Tensor> tail_backward(Tensor z, Tensor log_scale, Tensor grad
   return {gz, gl};
 }
 
+hk_ball_args check_ball_tail(const Tensor& z, const Tensor& space, const Tensor& time, const Tensor& gain,
+                             const Tensor& tilt, const Tensor& power, double c) {
+  check(z, "z", ScalarType::Float, 2);
+  int64_t n = z.size(0), d = z.size(1);
+  require(d >= 1 && d < (int64_t(1) << 30), "z must have shape (n, d), got ", d, " columns");
+  check(space, "space", ScalarType::Float, 1);
+  check(time, "time", ScalarType::Float, 1);
+  same(space.size(0), n, "the length of space");
+  same(time.size(0), n, "the length of time");
+  check(gain, "gain", ScalarType::Float, 1);
+  check(tilt, "tilt", ScalarType::Float, 1);
+  check(power, "power", ScalarType::Float, 1);
+  same(gain.size(0), d, "the length of gain");
+  same(tilt.size(0), d, "the length of tilt");
+  same(power.size(0), d, "the length of power");
+  require(c > 0, "c must be > 0, got ", c);
+  hk_ball_args a = {};
+  a.z = in<float>(z);
+  a.space = in<float>(space);
+  a.time = in<float>(time);
+  a.gain = in<float>(gain);
+  a.tilt = in<float>(tilt);
+  a.power = in<float>(power);
+  a.n = n;
+  a.d = static_cast<int>(d);
+  a.c = static_cast<float>(c);
+  return a;
+}
+
+Tensor ball_tail(Tensor z, Tensor space, Tensor time, Tensor gain, Tensor tilt, Tensor power, double c) {
+  hk_ball_args a = check_ball_tail(z, space, time, gain, tilt, power, c);
+  Tensor result = torch::stable::empty_like(z);
+  a.out = out<float>(result);
+  torch::stable::parallel_for(0, a.n, grain(8 * a.d),
+                              [&](int64_t begin, int64_t end) { table().ball_tail(a, begin, end); });
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ball_tail_backward(Tensor z, Tensor space, Tensor time,
+                                                                              Tensor gain, Tensor tilt, Tensor power,
+                                                                              Tensor grad, double c) {
+  hk_ball_args a = check_ball_tail(z, space, time, gain, tilt, power, c);
+  check(grad, "grad", ScalarType::Float, 2);
+  same(grad.size(0), a.n, "the number of rows of grad");
+  same(grad.size(1), a.d, "the number of columns of grad");
+  Tensor gz = torch::stable::empty_like(z), gs = torch::stable::empty_like(space);
+  Tensor gt = torch::stable::empty_like(time);
+  Tensor by[3] = {torch::stable::empty_like(gain), torch::stable::empty_like(tilt), torch::stable::empty_like(power)};
+  a.grad = in<float>(grad);
+  a.out = out<float>(gz);
+  a.by_space = out<float>(gs);
+  a.by_time = out<float>(gt);
+  // What all rows add to: every worker has its own copy.
+  int64_t d = a.d, n = a.n, workers = torch::stable::get_num_threads(), most = n / grain(8 * d) + 1;
+  if (workers > most) workers = most;
+  std::vector<double> sums(workers * 3 * d, 0.0);
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t b, int64_t e) {
+    Buffer scratch(4 * d);
+    for (int64_t i = b; i < e; ++i)
+      table().ball_tail_backward(a, n * i / workers, n * (i + 1) / workers, sums.data() + i * 3 * d, scratch.memory);
+  });
+  for (int64_t k = 0; k < 3; ++k)
+    for (int64_t j = 0; j < d; ++j) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < workers; ++i) sum += sums[(i * 3 + k) * d + j];
+      out<float>(by[k])[j] = static_cast<float>(sum);
+    }
+  return {gz, gs, gt, by[0], by[1], by[2]};
+}
+
 // The arguments of a linear layer, and the memory that they point to.
 struct Linear {
   hk_linear_args a;
@@ -612,6 +682,11 @@ STABLE_TORCH_LIBRARY(hyperkit_ext, m) {
       "third) -> (Tensor, Tensor, Tensor)");
   m.def("tail(Tensor z, Tensor log_scale, float c) -> Tensor");
   m.def("tail_backward(Tensor z, Tensor log_scale, Tensor grad, float c) -> (Tensor, Tensor)");
+  m.def(
+      "ball_tail(Tensor z, Tensor space, Tensor time, Tensor gain, Tensor tilt, Tensor power, float c) -> Tensor");
+  m.def(
+      "ball_tail_backward(Tensor z, Tensor space, Tensor time, Tensor gain, Tensor tilt, Tensor power, Tensor grad, "
+      "float c) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c) -> (Tensor, Tensor)");
   m.def(
       "linear_backward(Tensor x, Tensor weight, Tensor? bias, Tensor log_scale, float c, Tensor points, Tensor kept, "
@@ -638,6 +713,8 @@ STABLE_TORCH_LIBRARY_IMPL(hyperkit_ext, CPU, m) {
   m.impl("row_backward", TORCH_BOX(&row_backward));
   m.impl("tail", TORCH_BOX(&tail));
   m.impl("tail_backward", TORCH_BOX(&tail_backward));
+  m.impl("ball_tail", TORCH_BOX(&ball_tail));
+  m.impl("ball_tail_backward", TORCH_BOX(&ball_tail_backward));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_backward", TORCH_BOX(&linear_backward));
   m.impl("adam_", TORCH_BOX(&adam));

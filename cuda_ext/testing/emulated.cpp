@@ -37,6 +37,10 @@ HK_EXPORT int emu_launch(const char* name, int grid, int threads, int shared, vo
     body = [=] { hk_tail_kernel(at<hk_tail_args>(p, 0)); };
   } else if (kernel == "hk_tail_backward_kernel") {
     body = [=] { hk_tail_backward_kernel(at<hk_tail_args>(p, 0)); };
+  } else if (kernel == "hk_ball_tail_kernel") {
+    body = [=] { hk_ball_tail_kernel(at<hk_ball_args>(p, 0)); };
+  } else if (kernel == "hk_ball_tail_backward_kernel") {
+    body = [=] { hk_ball_tail_backward_kernel(at<hk_ball_args>(p, 0)); };
   } else if (kernel == "hk_adam_kernel") {
     body = [=] {
       hk_adam_kernel(at<hk_adam_args>(p, 0), at<hk_int>(p, 1), at<int>(p, 2), at<float*>(p, 3),

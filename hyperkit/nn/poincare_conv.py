@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hyperkit._checks import floats, full_precision
 from hyperkit.nn._base import positive
 from hyperkit.nn.conv import _CONV
-from hyperkit.nn.poincare import BallCurvature, BallLayer, point_from_logits
+from hyperkit.nn.poincare import BallCurvature, BallLayer, ball_tail, hyperplanes
 from hyperkit.nn.poincare_points import beta_ratio
 from hyperkit.ops import poincare as ops
 from hyperkit.ops._scalar import cosh, sinhc
@@ -61,21 +61,14 @@ class _PoincareConv(BallLayer):
                 f"got {tuple(x.shape)}"
             )
         c, conv = self.c, _CONV[self.ndim]
-        root = c**0.5
         window = self.stride, self.padding, self.dilation
         v = self._beta * ops.logmap0(x.movedim(1, -1), c).movedim(-1, 1)
-        size = torch.linalg.vector_norm(self.weight.flatten(1), dim=-1)
-        ends = (1, -1, *[1] * self.ndim)
         with full_precision(x):
-            along = conv(v, self.weight / size.view(-1, *[1] * (self.ndim + 1)), None, *window)
+            along = conv(v, self.weight, None, *window)
             q = conv(v.square().sum(1, keepdim=True), torch.ones_like(self.weight[:1, :1]), None, *window)
-        n2 = 4.0 * c * q
-        inside = 2.0 * root * sinhc(n2) * along
-        if self.bias is not None:
-            turn = (2.0 * root * self.bias).view(ends)
-            inside = inside * torch.cosh(turn) - cosh(n2) * torch.sinh(turn)
-        logits = (2.0 / root) * size.view(ends) * torch.asinh(inside)
-        return point_from_logits(logits.movedim(1, -1), c).movedim(-1, 1)
+        n2 = (4.0 * c * q).movedim(1, -1)
+        planes = hyperplanes(self.weight, self.bias, c)
+        return ball_tail(along.movedim(1, -1), 2.0 * sinhc(n2), cosh(n2), *planes, c).movedim(-1, 1)
 
     def extra_repr(self) -> str:
         return (

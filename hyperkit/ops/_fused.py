@@ -192,6 +192,27 @@ def tail_backward(z: Tensor, log_scale: Tensor, grad: Tensor, c: float) -> tuple
     return gz.view(z.shape), gl.view(log_scale.shape)
 
 
+def ball_tail(
+    z: Tensor, space: Tensor, time: Tensor, gain: Tensor, tilt: Tensor, power: Tensor, c: Curvature
+) -> Tensor | None:
+    """What follows the product of a Poincaré linear layer (:func:`hyperkit.nn.poincare.ball_tail`).
+
+    Rows of z ``(*, d)``, a number for each in `space` and `time` ``(*, 1)``, ``(d)`` for the others. Taken at
+    any size: the eager form is made of two dozen small operations.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or not _takes(c, z, space, time, gain, tilt, power)
+        or z.numel() == 0
+        or not space.shape == time.shape == (*z.shape[:-1], 1)
+        or not active(z.device.type)
+    ):
+        return None
+    rows = (t.reshape(-1).contiguous() for t in (space, time))
+    columns = (t.contiguous() for t in (gain, tilt, power))
+    return torch.ops.hyperkit_ext.ball_tail(_flat(z), *rows, *columns, float(c)).view(z.shape)  # type: ignore[arg-type]
+
+
 def takes_linear(x: Tensor, weight: Tensor, bias: Tensor | None, log_scale: Tensor, c: Curvature) -> bool:
     """Whether :func:`linear` can be called with these: one scale, and a product in float32."""
     return (

@@ -88,6 +88,20 @@ def tail_case(n: int = 24, d: int = 7, scales: int = 3, device: str = "cpu") -> 
     return [z.to(device), torch.randn(scales, generator=g).to(device)]
 
 
+def ball_case(n: int = 24, d: int = 7, device: str = "cpu") -> list[Tensor]:
+    """Arguments of the operator `ball_tail`, hard rows among them: the origin, its surroundings, the edge."""
+    g = torch.Generator().manual_seed(0)
+    gap = torch.rand(n, generator=g)
+    gap[:3] = torch.tensor([1.0, 1.0, 2.4e-7])[:n]
+    space = 2.0 / gap
+    z = torch.randn(n, d, generator=g) * torch.sqrt(1.0 - gap).unsqueeze(-1) * 0.3
+    z[1] = 1e-20
+    gain, tilt = 0.5 + torch.rand(d, generator=g), torch.randn(d, generator=g)
+    tilt[0] = 0.0
+    power = 0.2 + torch.rand(d, generator=g)
+    return [t.to(device) for t in (z, space, space - 1.0, gain, tilt, power)]
+
+
 def conv_case(
     correlation: str = "distance",
     *,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from ext_case import (
     SCALAR,
+    ball_case,
     conv_case,
     conv_gradients,
     linear_case,
@@ -65,6 +66,8 @@ def others(op: Any, device: str) -> None:
         for scales in (1, 37):
             z, scale = tail_case(37, d, scales, device=device)
             op.tail_backward(z, scale, torch.randn_like(op.tail(z, scale, 1.3)), 1.3)
+        ball = ball_case(37, d, device=device)
+        op.ball_tail_backward(*ball, torch.randn_like(op.ball_tail(*ball, 1.3)), 1.3)
         for n, bias in ((37, True), (1, False)):
             given = linear_case(n, 21, d, bias=bias, device=device)
             out, kept = op.linear(*given, 1.3)

@@ -56,10 +56,12 @@ def test_nvcc_code_is_free_of_spills_local_memory_and_double_precision(tmp_path)
         "hk_row_backward_kernel",
         "hk_tail_kernel",
         "hk_tail_backward_kernel",
+        "hk_ball_tail_kernel",
+        "hk_ball_tail_backward_kernel",
         "hk_adam_kernel",
         "hk_tanimoto_kernel",
     }
-    assert len(kernels) == 11 * len(build.ARCHITECTURES)
+    assert len(kernels) == 13 * len(build.ARCHITECTURES)
     for name, registers, stack, local in kernels:
         assert int(registers) <= REGISTERS, name
         assert (stack, local) == ("0", "0"), name

@@ -14,6 +14,7 @@ from ext_case import (
     KINDS,
     ROOT,
     SCALAR,
+    ball_case,
     compile_shared,
     conv_case,
     conv_gradients,
@@ -51,6 +52,21 @@ def test_rows_agree(kind):
         assert relative(row(ops, kind, ts), want) < 2e-6
         for a, b in zip(row_gradients(ops, kind, ts, g), expected, strict=True):
             assert relative(a, b) < 1e-5
+
+
+def test_ball_tail_agrees():
+    given = ball_case(n=9, d=37)
+    us = [t.double().requires_grad_() for t in given]
+    want = reference.ball_tail(*us, 1.3)
+    inner = torch.ones(9, 1)
+    inner[2] = 0.0  # next to the edge of the ball, where float32 loses digits
+    g = torch.randn_like(given[0]) * inner
+    expected = torch.autograd.grad(want, us, g.double())
+    for seed in SEEDS:
+        ops = emulated(seed)
+        assert relative(ops.ball_tail(*given, 1.3) * inner, want * inner) < 4e-6
+        for a, b in zip(ops.ball_tail_backward(*given, g, 1.3), expected, strict=True):
+            assert relative(a, b) < 2e-5
 
 
 @pytest.mark.parametrize("scales", [1, 3])

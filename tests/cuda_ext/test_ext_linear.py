@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import torch
 from ext_case import (
+    ball_case,
     linear_case,
     needs_library,
     on_devices,
@@ -18,7 +19,8 @@ from ext_case import (
     tail_case,
 )
 
-from hyperkit.nn import LorentzLinear, geometry
+from hyperkit import PoincareBall
+from hyperkit.nn import LorentzLinear, PoincareConv1d, PoincareLinear, geometry
 from hyperkit.nn._base import lorentz_tail
 from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as L
@@ -49,6 +51,68 @@ def test_tail_and_both_derivatives(scales, d, device):
     expected2 = torch.autograd.grad((expected[0] * plain).square().sum() + expected[1].square().sum(), us)
     for a, b in zip(second, expected2, strict=True):
         assert relative(a, b) < 2e-5
+
+
+@on_devices
+@pytest.mark.parametrize("d", [1, 7, 64, 257])
+def test_ball_tail_and_both_derivatives(d, device):
+    ts = [t.requires_grad_() for t in ball_case(d=d, device=device)]
+    us = [t.detach().double().requires_grad_() for t in ts]
+    out, want = op("ball_tail")(*ts, 1.3), reference().ball_tail(*us, 1.3)
+    # What is inside the asinh is a difference of two numbers of the size of `time`, rounded.
+    inner = torch.ones(len(out), 1, device=device)
+    inner[2] = 0.0  # next to the edge of the ball
+    assert row_errors(out * inner, want * inner) < 4e-6
+    assert float(out[2].norm()) * 1.3**0.5 < 1.0
+    assert relative(out[2], want[2]) < 1e-4
+    g = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(device) * inner
+    first = torch.autograd.grad(out, ts, g, create_graph=True)
+    expected = torch.autograd.grad(want, us, g.double(), create_graph=True)
+    for a, b in zip(first, expected, strict=True):
+        assert relative(a, b) < 2e-5
+    second = torch.autograd.grad([t.square().sum() for t in first], ts)
+    expected2 = torch.autograd.grad([t.square().sum() for t in expected], us)
+    for a, b in zip(second, expected2, strict=True):
+        assert relative(a, b) < 1e-4
+
+
+@on_devices
+def test_ball_tail_where_the_sinh_ends(device):
+    """Beyond the last radius of the format the point is at the edge and the gradient finite."""
+    z, space, time, gain, tilt, power = ball_case(n=4, d=3, device=device)
+    z = (z + 10.0).requires_grad_()
+    out = op("ball_tail")(z, space, time, gain, tilt, power * 30.0, 1.3)
+    want = reference().ball_tail(z.detach(), space, time, gain, tilt, power * 30.0, 1.3)
+    assert relative(out, want) < 1e-6
+    (grad,) = torch.autograd.grad(out.sum(), z)
+    assert bool(grad.isfinite().all())
+
+
+@on_devices
+@pytest.mark.parametrize("learnable", [False, True])
+def test_ball_layers_are_the_same_with_and_without_the_kernel(learnable, device, monkeypatch):
+    torch.manual_seed(0)
+    ball = PoincareBall(1.3, learnable=learnable)
+    linear, conv = PoincareLinear(8, 16, c=ball).to(device), PoincareConv1d(8, 16, 3, c=ball).to(device)
+    with torch.no_grad():
+        for layer in (linear, conv):
+            layer.bias.normal_(std=0.3)
+    x = PoincareBall(1.3).random_normal(3, 5, 8, std=0.5).to(device)
+    seen, original = [], torch.ops.hyperkit_ext.ball_tail
+    monkeypatch.setattr(torch.ops.hyperkit_ext, "ball_tail", lambda *a: seen.append(1) or original(*a))
+    results = []
+    for eager in (False, True):
+        with _fused.disabled() if eager else contextlib.nullcontext():
+            leaf = x.detach().clone().requires_grad_()
+            out = [linear(leaf), conv(leaf.movedim(-1, 1))]
+            wanted = [leaf, linear.weight, linear.bias, conv.weight, conv.bias]
+            grads = torch.autograd.grad(sum(o.square().sum() for o in out), wanted, create_graph=True)
+            again = torch.autograd.grad(sum(t.square().sum() for t in grads), leaf)
+            results.append([*out, *grads, *again])
+    assert len(seen) == (0 if learnable else 2)
+    for a, b in zip(*results, strict=True):
+        assert relative(a.detach(), b.detach()) < 5e-5
+    assert linear(x[:0]).shape == (0, 5, 16)
 
 
 @on_devices

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ext_case import (
     KINDS,
+    ball_case,
     conv_case,
     linear_case,
     needs_gpu,
@@ -246,7 +247,7 @@ def test_tanimoto_is_exact():
 @on_devices
 @pytest.mark.parametrize(
     "name",
-    ["row", "row_backward", "tail", "tail_backward", "linear", "linear_backward", "conv", "conv_backward"],
+    [n + back for n in ("row", "tail", "ball_tail", "linear", "conv") for back in ("", "_backward")],
 )
 def test_opcheck(name, device):
     utils = ["test_schema", "test_autograd_registration", "test_faketensor"]
@@ -262,6 +263,11 @@ def test_opcheck(name, device):
         z, scale = (t.requires_grad_() for t in tail_case(n=6, device=device))
         more = (torch.randn_like(z), 1.3) if name == "tail_backward" else (1.3,)
         torch.library.opcheck(op(name).default, (z, scale, *more), test_utils=utils)
+        return
+    if name.startswith("ball"):
+        ts = [t.requires_grad_() for t in ball_case(n=6, device=device)]
+        more = (torch.randn_like(ts[0]), 1.3) if name == "ball_tail_backward" else (1.3,)
+        torch.library.opcheck(op(name).default, (*ts, *more), test_utils=utils)
         return
     if name.startswith("linear"):
         given = (*(t.requires_grad_() for t in linear_case(6, device=device) if t is not None), 1.3)
@@ -293,6 +299,14 @@ def test_shape_dtype_and_range_errors_come_before_a_kernel():
         (lambda: op("tail")(x, x[0, :7].contiguous(), 1.0), "log_scale must divide"),
         (lambda: op("tail")(x.double(), x[0, :1], 1.0), "dtype"),
         (lambda: op("tail_backward")(x, x[0, :1], y[:3], 1.0), "rows of grad"),
+        (
+            lambda: op("ball_tail")(x, x[:, 0].contiguous(), y[:3, 0].contiguous(), *[x[0]] * 3, 1.0),
+            "of time",
+        ),
+        (
+            lambda: op("ball_tail")(x, *[x[:, 0].contiguous()] * 2, x[0], x[0, 1:], x[0], 1.0),
+            "length of tilt",
+        ),
         (lambda: op("linear")(x, y[:5, 1:].contiguous(), None, x[0, :1], 1.0), "columns of weight"),
         (lambda: op("linear")(x, y[:5], x[0, :4], x[0, :1], 1.0), "length of bias"),
         (lambda: op("linear")(x, y[:5], None, x[0, :2], 1.0), "length of log_scale"),
