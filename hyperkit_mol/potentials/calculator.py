@@ -17,7 +17,7 @@ from hyperkit_mol.potentials.data import from_ase
 from hyperkit_mol.potentials.errors import ModelError
 from hyperkit_mol.potentials.model_files import load_potential
 from hyperkit_mol.potentials.potential import Potential
-from hyperkit_mol.potentials.uncertainty import LastLayer, energy_features
+from hyperkit_mol.potentials.uncertainty import LastLayer, energy_features, head_forces
 
 try:
     from ase.calculators.calculator import Calculator, all_changes
@@ -29,6 +29,7 @@ __all__ = ["HyperkitCalculator", "rotation_set"]
 Model = str | Path | Potential
 Results = dict[str, Any]
 _STATE = ("charge", "spin")
+_SPREADS = ["energy_std", "forces_std", "force_uncertainty"]
 _GROUPS = {4: "D2", 12: "T", 24: "O", 60: "I"}
 
 
@@ -96,7 +97,11 @@ class HyperkitCalculator(Calculator):
     uncertainty : {"last-layer"} or LastLayer, optional
         Of a single model: ``energy_std`` by :class:`~hyperkit_mol.potentials.uncertainty.LastLayer`. The name
         reads it from the model folder, where ``hyperkit-mol potential uncertainty RUN`` writes it. It costs a
-        further forward pass; forces have none.
+        further forward pass.
+    force_heads : int, optional
+        With `uncertainty` and conservative forces: ``forces_std`` and ``force_uncertainty`` as well, from so
+        many last layers drawn from those that the data allows, each a further backward pass. 16 give the
+        deviations to a fifth; the width of the model (64 in `small`) or more gives them exactly.
 
     Raises
     ------
@@ -125,6 +130,7 @@ class HyperkitCalculator(Calculator):
         dtype: torch.dtype | None = None,
         rotations: int = 1,
         uncertainty: Literal["last-layer"] | LastLayer | None = None,
+        force_heads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -140,8 +146,14 @@ class HyperkitCalculator(Calculator):
         self.rotations = rotation_set(rotations)
         self._check_members()
         self.last_layer = self._last_layer(models, uncertainty)
+        self.heads: npt.NDArray[np.float64] | None = None
+        if force_heads is not None:
+            if self.last_layer is None:
+                raise ValueError("force_heads needs uncertainty='last-layer' or a LastLayer")
+            self.heads = self.last_layer.heads(force_heads)
         if self.last_layer is not None:
-            self.implemented_properties = [*type(self).implemented_properties, "energy_std"]  # pyright: ignore[reportAttributeAccessIssue]
+            more = ["energy_std"] if self.heads is None else _SPREADS
+            self.implemented_properties = [*type(self).implemented_properties, *more]  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def potential(self) -> Potential:
@@ -162,8 +174,7 @@ class HyperkitCalculator(Calculator):
                 )
         if len(self.potentials) > 1:
             # On the instance: a single model has nothing to say about these.
-            more = ["energy_std", "forces_std", "force_uncertainty"]
-            self.implemented_properties = [*type(self).implemented_properties, *more]  # pyright: ignore[reportAttributeAccessIssue]
+            self.implemented_properties = [*type(self).implemented_properties, *_SPREADS]  # pyright: ignore[reportAttributeAccessIssue]
 
     def _last_layer(
         self, models: Sequence[Model], chosen: Literal["last-layer"] | LastLayer | None
@@ -254,6 +265,7 @@ class HyperkitCalculator(Calculator):
         atomic, forces = (np.stack([m[k] for m in members]) for k in (1, 2))
         pressure = np.stack([m[3] for m in members]).mean(0) if stress else None
         std = None if self.last_layer is None else self._energy_std(self.last_layer, structures)
+        spreads = forces.std(0, ddof=1) if len(members) > 1 else self._forces_std(structures)
         out: list[Results] = []
         begin = 0
         for k, structure in enumerate(structures):
@@ -270,12 +282,12 @@ class HyperkitCalculator(Calculator):
                 s = pressure[k]
                 results["stress"] = np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
             if len(members) > 1:
-                spread = forces[:, rows].std(0, ddof=1)
                 results["energy_std"] = float(energy[:, k].std(ddof=1))
-                results["forces_std"] = spread
-                results["force_uncertainty"] = np.sqrt(np.square(spread).sum(-1))
             if std is not None:
                 results["energy_std"] = float(std[k])
+            if spreads is not None:
+                results["forces_std"] = spreads[rows]
+                results["force_uncertainty"] = np.sqrt(np.square(spreads[rows]).sum(-1))
             out.append(results)
         return out
 
@@ -291,6 +303,26 @@ class HyperkitCalculator(Calculator):
         # The mean energy over orientations is linear in the mean features.
         return last_layer.energy_std(features.reshape(len(structures), len(self.rotations), -1).mean(1))
 
+    def _forces_std(self, structures: Sequence[Structure]) -> npt.NDArray[np.float64] | None:
+        """Of the components, ``(N, 3)``."""
+        if self.heads is None:
+            return None
+        batch, turns = self._batch(self.potential, structures)
+        forces = self._turned_back(head_forces(self.potential, batch, self.heads), batch, turns, structures)
+        return np.sqrt(np.square(forces).sum(0))
+
+    def _turned_back(
+        self, forces: Any, batch: AtomicBatch, turns: Any, structures: Sequence[Structure]
+    ) -> npt.NDArray[np.float64]:
+        """Means ``(..., N, 3)`` over the copies of each structure, which stand side by side."""
+        count = len(self.rotations)
+        if count == 1:
+            return forces
+        forces = np.einsum("nji,...nj->...ni", turns[batch.index.cpu().numpy()], forces)
+        ends = np.cumsum([len(s) * count for s in structures])[:-1]
+        parts = np.split(forces, ends, axis=-2)
+        return np.concatenate([x.reshape(*x.shape[:-2], count, -1, 3).mean(-3) for x in parts], -2)
+
     def _member(
         self, potential: Potential, structures: Sequence[Structure], stress: bool
     ) -> tuple[Any, Any, Any, Any]:
@@ -303,13 +335,9 @@ class HyperkitCalculator(Calculator):
         pressure = None if found.stress is None else found.stress.detach().cpu().double().numpy()
         if count == 1:
             return energy, atomic, forces, pressure
-        # Turned back, and then the mean over the copies of each structure, which stand side by side.
-        index = batch.index.cpu().numpy()
-        forces = np.einsum("nji,nj->ni", turns[index], forces)
-        sizes = np.array([len(s) for s in structures])
-        ends = np.cumsum(sizes * count)[:-1]
+        forces = self._turned_back(forces, batch, turns, structures)
+        ends = np.cumsum([len(s) * count for s in structures])[:-1]
         atomic = np.concatenate([x.reshape(count, -1).mean(0) for x in np.split(atomic, ends)])
-        forces = np.concatenate([x.reshape(count, -1, 3).mean(0) for x in np.split(forces, ends)])
         if pressure is not None:
             pressure = np.einsum("bji,bjk,bkl->bil", turns, pressure, turns)
             pressure = pressure.reshape(-1, count, 3, 3).mean(1)

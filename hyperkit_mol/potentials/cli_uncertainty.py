@@ -13,10 +13,11 @@ from hyperkit_mol.terminal import answer, console, say
 def uncertainty(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run (it holds config.yaml and model/).")],
 ) -> None:
-    """Make a trained model tell how sure it is of an energy, from its last layer.
+    """Make a trained model tell how sure it is of energies and forces, from its last layer.
 
     Reads the run's training and validation structures again and writes one small file into its model folder;
-    then HyperkitCalculator(model, uncertainty="last-layer") gives energy_std.
+    then HyperkitCalculator(model, uncertainty="last-layer") gives energy_std, and with
+    force_heads=16 forces_std.
 
     Example: [bold]hyperkit-mol potential uncertainty runs/mine[/]
     """
@@ -44,4 +45,11 @@ def uncertainty(
             f"{1e3 * i['rmse_eV']:.2f} meV, mean standard deviation {1e3 * i['mean_std_eV']:.2f} meV; "
             f"{100 * i['within_1']:.0f} % of the errors within one, {100 * i['within_2']:.0f} % within two",
         )
+        if found.alpha_forces is not None:
+            say(
+                console,
+                f"forces: RMSE {1e3 * i['force_rmse_eV_per_A']:.2f} meV/Å, mean standard deviation "
+                f"{1e3 * i['force_mean_std_eV_per_A']:.2f} meV/Å; {100 * i['force_within_1']:.0f} % "
+                f"of errors within one, {100 * i['force_within_2']:.0f} % within two",
+            )
         say(console, f"written to {path}")

@@ -1,4 +1,4 @@
-"""How sure a single potential is of an energy, from its last layer."""
+"""How sure a single potential is of an energy and of forces, from its last layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 from hyperkit_mol.files import replacing
 from hyperkit_mol.potentials.batch import AtomicBatch, Structure
 from hyperkit_mol.potentials.errors import DataError, ModelError
+from hyperkit_mol.potentials.escaip import EScAIP
 from hyperkit_mol.potentials.potential import Potential
 
-__all__ = ["FILE", "LastLayer", "energy_features"]
+__all__ = ["FILE", "LastLayer", "energy_features", "head_forces"]
 
 FILE = "last_layer.safetensors"
 FORMAT = "hyperkit-last-layer/1"
@@ -33,26 +34,61 @@ _FEWEST = 10
 _RIDGES = np.logspace(-10, 0, 41)
 
 
+def _atomic_features(potential: Potential, batch: AtomicBatch) -> torch.Tensor:
+    """``(N, width)``: the inputs of the last layer, times the presence of each atom, times the scale: eV."""
+    backbone: Any = potential.backbone
+    seen: list[torch.Tensor] = []
+    (readout, *_) = backbone.readouts()
+    handle = readout.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        out = backbone(batch)
+    finally:
+        handle.remove()
+    atomic = seen[0].double()
+    if out.presence is not None:
+        atomic = atomic * out.presence.double().unsqueeze(-1)
+    return potential.normalization.scale * atomic
+
+
 def energy_features(potential: Potential, batch: AtomicBatch) -> Array:
     """What the energies are linear in: ``(B, width)`` with ``E = known + features @ w``, w the last weights.
 
     The inputs of the last layer, times the presence of each atom, summed over the atoms of a structure, times
     the scale: eV.
     """
-    backbone: Any = potential.backbone
-    seen: list[torch.Tensor] = []
-    (readout, *_) = backbone.readouts()
-    handle = readout.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        with torch.no_grad():
-            out = backbone(batch)
-    finally:
-        handle.remove()
-    atomic = seen[0].double()
-    if out.presence is not None:
-        atomic = atomic * out.presence.double().unsqueeze(-1)
+    with torch.no_grad():
+        atomic = _atomic_features(potential, batch)
     total = atomic.new_zeros(batch.size, atomic.shape[-1]).index_add(0, batch.index, atomic)
-    return (potential.normalization.scale * total).cpu().numpy()
+    return total.cpu().numpy()
+
+
+def head_forces(potential: Potential, batch: AtomicBatch, heads: Array) -> Array:
+    """Forces ``(K, N, 3)`` in eV/Å that other last weights, the rows of `heads` ``(K, width)``, would give.
+
+    One forward pass, and a backward pass for each head.
+
+    Raises
+    ------
+    ModelError
+        If forces are direct: they are then no derivatives of what the last layer of the energy says.
+    """
+    if potential.config.forces != "conservative":
+        raise ModelError("forces are direct: the energy's last layer says nothing of them")
+    pieces = [batch]
+    if isinstance(potential.backbone, EScAIP):
+        pieces = batch.split(potential.backbone.rows(batch.neighbors.shape[1]))
+    found = []
+    for piece in pieces:
+        positions = piece.positions.detach().requires_grad_()
+        with torch.enable_grad():
+            atomic = _atomic_features(potential, replace(piece, positions=positions))
+            energies = atomic.sum(0) @ torch.as_tensor(heads.T, device=atomic.device)
+        last = len(heads) - 1
+        slopes = [
+            torch.autograd.grad(energies[k], positions, retain_graph=k < last)[0] for k in range(len(heads))
+        ]
+        found.append(-torch.stack(slopes).double().cpu().numpy())
+    return np.concatenate(found, 1)
 
 
 def _features(potential: Potential, structures: Sequence[Structure], batch_size: int) -> Array:
@@ -74,7 +110,7 @@ def _fingerprint(potential: Potential) -> str:
 
 @dataclass(frozen=True, eq=False)
 class LastLayer:
-    r"""Uncertainty of energies by last-layer prediction rigidity.
+    r"""Uncertainty of energies and forces by last-layer prediction rigidity.
 
     An energy is linear in the last weights, :math:`E = \phi^T w + \ldots`; with the rest of the network held
     fixed this is Bayesian linear regression. With the features :math:`\phi_k` of the training structures
@@ -84,6 +120,9 @@ class LastLayer:
     grows where a structure's features point along directions that the training set hardly has. :math:`\alpha`
     and :math:`\varsigma` are those that make the errors on validation structures likeliest under normal
     distributions of these widths. It costs a forward pass, and no further training.
+
+    A force is linear in the last weights as well, :math:`F = -(\partial\phi/\partial x)^T w`, so that its
+    variance is the same form in :math:`\partial\phi/\partial x`, with an :math:`\alpha` of its own.
 
     Bigi, Chong, Ceriotti and Grasselli, *A prediction rigidity formalism for low-cost uncertainties in
     trained neural networks*, Mach. Learn.: Sci. Technol. 5, 045018 (2024), arXiv:2403.02251; the Bayesian
@@ -100,6 +139,8 @@ class LastLayer:
         Of the weights that the features come from.
     info : dict
         Numbers of structures, the ridge, and what was found on validation.
+    alpha_forces : float, optional
+        None where forces could not be calibrated: direct ones, or validation structures without forces.
     """
 
     directions: Array
@@ -107,6 +148,7 @@ class LastLayer:
     alpha: float
     fingerprint: str
     info: dict[str, Any] = field(default_factory=dict)
+    alpha_forces: float | None = None
 
     @classmethod
     def fit(
@@ -179,7 +221,64 @@ class LastLayer:
             "loss": loss,
             "loss_even": even,
         }
-        return cls(directions, values + ridge, alpha, _fingerprint(potential), info)
+        return cls(directions, values + ridge, alpha, _fingerprint(potential), info)._with_forces(
+            potential, validation, batch_size
+        )
+
+    def _with_forces(
+        self, potential: Potential, validation: Sequence[Structure], batch_size: int
+    ) -> LastLayer:
+        """The likeliest alpha of the forces on validation structures, where they have some."""
+        if potential.config.forces != "conservative" or any(s.forces is None for s in validation):
+            return self
+        unit, errors, widths = replace(self, alpha_forces=1.0), [], []
+        for k in range(0, len(validation), batch_size):
+            some = list(validation[k : k + batch_size])
+            batch = potential.prepare(some)
+            forces = potential(batch).forces.detach().cpu().double().numpy()
+            errors.append(forces - np.concatenate([np.asarray(s.forces) for s in some]))
+            widths.append(np.sqrt(np.square(head_forces(potential, batch, unit.heads())).sum(0)))
+        error, width = np.concatenate(errors), np.concatenate(widths)
+        known = width > 0  # not of a lone atom
+        if not known.any() or not np.any(error[known]):
+            return self
+        alpha = float(np.sqrt(np.mean(np.square(error[known] / width[known]))))
+        std = alpha * width
+        more = {
+            "force_rmse_eV_per_A": float(np.sqrt(np.mean(np.square(error)))),
+            "force_mean_std_eV_per_A": float(std.mean()),
+            "force_within_1": float(np.mean(np.abs(error[known]) < std[known])),
+            "force_within_2": float(np.mean(np.abs(error[known]) < 2 * std[known])),
+        }
+        return replace(self, alpha_forces=alpha, info=self.info | more)
+
+    def heads(self, count: int | None = None) -> Array:
+        """Last weights ``(K, width)`` whose forces, squared and summed, are the forces' variances.
+
+        Parameters
+        ----------
+        count : int, optional
+            Draw so many at random, the same ones always, for an estimate with a relative error of
+            ``1/sqrt(2 count)`` in the standard deviation. None, or the width and above: the exact ones, as
+            many as the last layer is wide.
+
+        Raises
+        ------
+        ModelError
+            If forces have not been calibrated.
+        """
+        if self.alpha_forces is None:
+            raise ModelError(
+                "this LastLayer has no calibration for forces: it needs conservative forces, and validation "
+                "structures with forces; `hyperkit-mol potential uncertainty RUN` makes it anew"
+            )
+        exact = self.alpha_forces * (self.directions / np.sqrt(self.strengths)).T
+        if count is None or count >= len(exact):
+            return exact
+        if count < 1:
+            raise ValueError(f"count must be >= 1, got {count}")
+        mixed = np.random.default_rng(0).normal(size=(count, len(exact))) / math.sqrt(count)
+        return mixed @ exact
 
     def energy_std(self, features: Array) -> Array:
         """Standard deviations ``(B,)`` in eV for :func:`energy_features` ``(B, width)``."""
@@ -205,6 +304,8 @@ class LastLayer:
             "fingerprint": self.fingerprint,
             "info": json.dumps(self.info),
         }
+        if self.alpha_forces is not None:
+            words["alpha_forces"] = repr(self.alpha_forces)
         tensors = {"directions": np.ascontiguousarray(self.directions), "strengths": self.strengths}
         with replacing(path) as temporary:
             save_file(tensors, str(temporary), words)
@@ -232,8 +333,15 @@ class LastLayer:
                 directions, strengths = file.get_tensor("directions"), file.get_tensor("strengths")
             if words.get("format") != FORMAT:
                 raise ModelError(f"{path}: format {words.get('format')!r}, expected {FORMAT!r}")
+            # Files from before forces had one lack the last.
+            alphas = float(words["alpha"]), float(words.get("alpha_forces", "nan"))
             found = cls(
-                directions, strengths, float(words["alpha"]), words["fingerprint"], json.loads(words["info"])
+                directions,
+                strengths,
+                alphas[0],
+                words["fingerprint"],
+                json.loads(words["info"]),
+                None if math.isnan(alphas[1]) else alphas[1],
             )
         except (SafetensorError, KeyError, ValueError, OSError) as err:
             if isinstance(err, ModelError):

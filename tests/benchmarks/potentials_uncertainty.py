@@ -16,6 +16,9 @@ structures; then, for acetylacetone's test_MD_300K and test_MD_600K, each and to
 With ``--ensemble`` the same for the spread of several models beside it, as it is: members that were split by
 other seeds have no structures in common that none has seen, so nothing to calibrate by. The errors are then
 those of the ensemble's mean.
+
+Forces: the same figures of their components, exactly (as many heads as the last layer is wide) and from
+``--force-heads`` draws; and of atoms (length of the error against ``force_uncertainty``) the rank.
 """
 
 from __future__ import annotations
@@ -64,12 +67,24 @@ def figures(error: np.ndarray, std: np.ndarray) -> dict[str, Any]:
     }
 
 
-def measure(calculator: HyperkitCalculator, files: dict[str, Any]) -> dict[str, tuple[Any, Any, float]]:
+def measure(
+    calculator: HyperkitCalculator, files: dict[str, Any], forces: dict[str, Any] | None = None
+) -> dict[str, tuple[Any, Any, float]]:
+    """Energy errors, deviations and milliseconds a structure; figures of the forces into `forces`."""
     out = {}
     for name, images in files.items():
         begin = time.process_time()
         found = calculator.predict_many(images)
         seconds = time.process_time() - begin
+        if forces is not None:
+            off = np.concatenate([r["forces"] - a.get_forces() for r, a in zip(found, images, strict=True)])
+            std = np.concatenate([r["forces_std"] for r in found])
+            length, wide = np.linalg.norm(off, axis=1), np.linalg.norm(std, axis=1)
+            forces[name] = figures(off.ravel(), std.ravel()) | {
+                "rank_of_atoms": float(spearmanr(length, wide)[0]),  # pyright: ignore[reportArgumentType]
+                "ms": round(1e3 * seconds / len(images), 2),
+            }
+            forces[name]["components"] = forces[name].pop("structures")
         error = np.array([r["energy"] - a.get_potential_energy() for r, a in zip(found, images, strict=True)])
         out[name] = error, np.array([r["energy_std"] for r in found]), 1e3 * seconds / len(images)
     return out
@@ -81,6 +96,9 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--ensemble", type=Path, nargs="+", default=[], help="model folders")
+    parser.add_argument(
+        "--force-heads", type=int, nargs="*", default=[16], help="draws, beside the exact ones"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     root = os.environ.get("HYPERKIT_DATA")
@@ -99,8 +117,19 @@ def main() -> None:
         "calibration": last_layer.info | {"alpha": last_layer.alpha},
     }
     methods = {"last layer": measure(HyperkitCalculator(potential, uncertainty=last_layer), files)}
+    for count in (*args.force_heads, len(last_layer.strengths)):
+        rows = result[f"forces, {count} heads"] = {}
+        measure(HyperkitCalculator(potential, uncertainty=last_layer, force_heads=count), files, rows)
     if args.ensemble:
-        methods["ensemble"] = measure(HyperkitCalculator(args.ensemble), files)
+        rows = result["forces, ensemble"] = {}
+        methods["ensemble"] = measure(HyperkitCalculator(args.ensemble), files, rows)
+    for method, rows in result.items():
+        for name, row in rows.items() if method.startswith("forces") else ():
+            print(
+                f"{method}, {name}: RMSE {row['rmse_meV']:.1f} meV/Å, deviation {row['rms_std_meV']:.1f}, "
+                f"rank {row['rank']:.2f}, of atoms {row['rank_of_atoms']:.2f}, within one "
+                f"{100 * row['within_1']:.0f} %, two {100 * row['within_2']:.0f} %; {row['ms']} ms"
+            )
     figure, axes = plt.subplots(
         1, len(methods), figsize=(4.2 * len(methods), 3.8), layout="constrained", squeeze=False
     )
@@ -122,7 +151,7 @@ def main() -> None:
         axis.legend(frameon=False, fontsize=7, loc="lower right")
         for name, row in rows.items():
             print(
-                f"{method}, {name}: RMSE {row['rmse_meV']:.1f} meV, RMS deviation {row['rms_std_meV']:.1f}, "
+                f"{method}, {name}: RMSE {row['rmse_meV']:.1f} meV, deviation {row['rms_std_meV']:.1f}, "
                 f"rank {row['rank']:.2f}, within one {100 * row['within_1']:.0f} %, "
                 f"two {100 * row['within_2']:.0f} %; fifths {row['fifths_rmse_meV']}"
             )

@@ -205,6 +205,7 @@ def test_command(extxyz: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
     assert "28 training structures, 12 for calibration" in said
+    assert "forces: RMSE" in said
     assert (tmp_path / "run" / "model" / FILE).is_file()
     calculator = HyperkitCalculator(tmp_path / "run" / "model", uncertainty="last-layer")
     like, unlike = (
