@@ -2,22 +2,24 @@
 
     HYPERKIT_DATA=/path/to/data python tests/benchmarks/potentials_speed.py [--models FOLDER ...]
         [--mace /path/to/python] [--mace-channels 16 ...] [--compile] [--threads 2] [--rounds 3]
-    ... --scaling       # 10 to 2,000 atoms, exponent fitted
+    ... --scaling [--figure scaling.png]      # 10 to 2,000 atoms, exponent fitted
 
 Each model runs in a process of its own; processes take turns and each figure is the median of the rounds'
 medians. Structures are 3BPA (27 atoms) in batches of 1, 8 and 32, and one periodic box of 500 atoms made of
 such molecules. Weights do not matter to the cost: without ``--models`` ours are the presets `small`
 (random weights). ``--mace`` names an interpreter that has `mace-torch`; its models have random weights, two
-layers, correlation 3, cutoff 5 Å and scalar messages unless ``--mace-degree`` says otherwise.
-Memory is the peak of the process above what it held before the first evaluation.
+layers, correlation 3, cutoff 5 Å and scalar messages unless ``--mace-degree`` says otherwise. Ratios of MACE
+to ours (more is better for ours) follow the table. Memory is the peak during an evaluation above what the
+process held before the first one (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SIZES = (10, 27, 54, 108, 250, 500, 1000, 2000)
 
 
 def molecules(count: int) -> list[Any]:
@@ -154,6 +158,20 @@ def median(run: Callable[[], Any], seconds: float) -> float:
     return statistics.median(times)
 
 
+def held() -> float:
+    """MiB that the process holds, after a fresh start of its peak."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> float:
+    """Largest MiB since :func:`held`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
+
+
 def worker(spec: dict[str, Any]) -> dict[str, Any]:
     """What one process measures."""
     import torch
@@ -161,25 +179,28 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec["threads"])
     prepare, run, parameters = (mace if spec["name"].startswith("mace") else ours)(spec)
     out: dict[str, Any] = {"parameters": parameters}
+    batch = prepare(molecules(1)[:1])
+    run(batch, False)
+    start = held()
+
+    def measure(name: str, batch: Any, train: bool, seconds: float) -> None:
+        held()
+        out[name] = median(lambda: run(batch, train), seconds)
+        out[f"{name} MiB"] = peak() - start
+
     if spec["scaling"]:
-        for atoms in (10, 27, 54, 108, 250, 500, 1000, 2000):
+        for atoms in SIZES:
             frames = [box(atoms)] if atoms > 27 else [molecules(1)[0][:atoms]]
-            for a in frames:  # the Transformer has no periodic images
-                a.pbc = False
-            batch = prepare(frames)
-            out[f"{len(frames[0])} atoms"] = median(lambda b=batch: run(b, False), 1.0)
+            for a in frames:
+                # The Transformer has no periodic images.
+                a.pbc = bool(a.pbc.any()) and spec.get("kind") != "transformer"
+            measure(f"{len(frames[0])} atoms", prepare(frames), False, 1.0)
         return out
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for size in (1, 8, 32):
-        batch = prepare(molecules(size))
-        out[f"inference {size}"] = median(lambda b=batch: run(b, False), 2.0)
-    out["memory inference 32"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+        measure(f"inference {size}", prepare(molecules(size)), False, 2.0)
     if spec.get("kind") != "transformer":
-        batch = prepare([box(500)])
-        out["inference box"] = median(lambda: run(batch, False), 2.0)
-    batch = prepare(molecules(8))
-    out["training 8"] = median(lambda: run(batch, True), 3.0)
-    out["memory training 8"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
+        measure("inference box", prepare([box(500)]), False, 2.0)
+    measure("training 8", prepare(molecules(8)), True, 3.0)
     return out
 
 
@@ -196,6 +217,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path, help="picture of --scaling")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -206,7 +228,8 @@ def main() -> None:
     common = {"threads": args.threads, "scaling": args.scaling, "compile": False}
     specs: list[tuple[str, dict[str, Any]]] = []
     for folder in args.models:
-        specs.append((sys.executable, common | {"name": f"ours {folder}", "folder": folder}))
+        name = f"ours {Path(folder).resolve().parent.name}"
+        specs.append((sys.executable, common | {"name": name, "folder": folder}))
     if not args.models:
         for kind in ("escaip", "transformer"):
             specs.append((sys.executable, common | {"name": f"ours {kind}", "kind": kind}))
@@ -231,10 +254,23 @@ def main() -> None:
     show(table, args.scaling)
     if args.json:
         args.json.write_text(json.dumps(table, indent=1))
+    if args.figure and args.scaling:
+        draw(table, args.figure)
+
+
+def points(row: dict[str, float], ending: str = " atoms") -> np.ndarray:
+    """Atoms and values ``(n, 2)``."""
+    return np.array([(int(k.split()[0]), v) for k, v in row.items() if k.endswith(ending)])
+
+
+def exponent(values: np.ndarray) -> float:
+    """Slope of the logarithms above 100 atoms."""
+    large = np.log(values[values[:, 0] > 100])
+    return float(np.polyfit(large[:, 0], large[:, 1], 1)[0])
 
 
 def show(table: dict[str, dict[str, float]], scaling: bool) -> None:
-    """Print the table, times in ms and memory in MiB."""
+    """Print the table, times in ms and memory in MiB, and ratios."""
     columns = list(dict.fromkeys(k for row in table.values() for k in row))
     print("| model | " + " | ".join(columns) + " |" + (" exponent above 100 atoms |" if scaling else ""))
     print("|---" * (len(columns) + 1 + scaling) + "|")
@@ -244,10 +280,35 @@ def show(table: dict[str, dict[str, float]], scaling: bool) -> None:
             for k in columns
         ]
         if scaling:
-            points = [(int(k.split()[0]), v) for k, v in row.items() if k.endswith(" atoms")]
-            large = np.log([p for p in points if p[0] > 100])
-            cells.append(f"{np.polyfit(large[:, 0], large[:, 1], 1)[0]:.2f}")
+            cells.append(f"{exponent(points(row)):.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |")
+    for ours in (n for n in table if n.startswith("ours")):
+        for peer in (n for n in table if n.startswith("mace")):
+            both = [k for k in table[ours] if k in table[peer] and k != "parameters"]
+            parts = ", ".join(f"{k} {table[peer][k] / table[ours][k]:.2f}" for k in both)
+            print(f"{peer} / {ours}: {parts}")
+
+
+def draw(table: dict[str, dict[str, float]], path: Path) -> None:
+    """Time and memory against the number of atoms, with the fitted exponents."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")
+    for (name, row), color in zip(table.items(), ("#0b6e75", "#b4541a", "#1c2330", "#7a7f8a"), strict=False):
+        for axis, ending in zip(axes, (" atoms", " atoms MiB"), strict=True):
+            values = points(row, ending)
+            label = name.removeprefix("ours ")
+            if ending == " atoms":  # memory has a step where large structures begin to go by parts
+                label += f": exponent {exponent(values):.2f}"
+            axis.plot(*values.T, marker="o", markersize=3.5, linewidth=1.4, color=color, label=label)
+    for axis, title in zip(axes, ("energy and forces (ms)", "peak memory (MiB)"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="atoms", title=title)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
