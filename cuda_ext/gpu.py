@@ -32,10 +32,10 @@ from .launching import (
     pointer,
 )
 
-KINDS = 14
+KINDS = 15
 """Row operations, numbered as in ``csrc/hk_args.h``; of them those with one number a row as result."""
-SCALAR_ROWS = (0, 1, 5)
-_LORENTZ_ROWS, _SINGLE_ROWS, _TRIPLE_ROWS = (0, 1, 2, 3, 4, 10, 11), (3, 4, 6, 7), (11, 13)
+SCALAR_ROWS = (0, 1, 5, 14)
+_LORENTZ_ROWS, _SINGLE_ROWS, _TRIPLE_ROWS = (0, 1, 2, 3, 4, 10, 11), (3, 4, 6, 7, 14), (11, 13)
 _ROWS = Shape(LANES, WARPS, 0, RESIDENT)
 _SINGLE = Shape(1, WARPS, 0, RESIDENT)
 

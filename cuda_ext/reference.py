@@ -16,10 +16,10 @@ def row(kind: int, x: Tensor, y: Tensor | None = None, v: Tensor | None = None, 
     functions = (
         *(lorentz.dist, lorentz.sqdist, lorentz.logmap, lorentz.expmap0, lorentz.logmap0),
         *(poincare.dist, poincare.expmap0, poincare.logmap0, poincare.mobius_add, poincare.logmap),
-        *(lorentz.expmap, lorentz.transp, poincare.expmap, poincare.transp),
+        *(lorentz.expmap, lorentz.transp, poincare.expmap, poincare.transp, poincare.conformal),
     )
     given = [t for t in (x, y, v) if t is not None]
-    options = {"keepdim": True} if kind in (0, 1, 5) else {}
+    options = {"keepdim": True} if kind in (0, 1, 5, 14) else {}
     with _fused.disabled():
         return functions[kind](*given, c, **options)  # type: ignore[arg-type]
 

@@ -85,7 +85,7 @@ HK_FLAT void row_kind_backward(const float* const* in, const float* grad, float*
     row_backward_at(g, KIND, in[0], in[1], in[2], grad, out[0], out[1], out[2], n, d, c, low);
 }
 #define HK_EACH_KIND(F) \
-  {F<0>, F<1>, F<2>, F<3>, F<4>, F<5>, F<6>, F<7>, F<8>, F<9>, F<10>, F<11>, F<12>, F<13>}
+  {F<0>, F<1>, F<2>, F<3>, F<4>, F<5>, F<6>, F<7>, F<8>, F<9>, F<10>, F<11>, F<12>, F<13>, F<14>}
 void row_any(int kind, const float* const* in, float* out, hk_int begin, hk_int end, int d, float c, float low) {
   static constexpr decltype(&row_kind<0>) all[ROW_KINDS] = HK_EACH_KIND(row_kind);
   all[kind](in, out, begin, end, d, c, low);

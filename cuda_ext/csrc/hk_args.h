@@ -20,13 +20,15 @@ enum RowKind {
   L_TRANSP = 11,
   B_EXPMAP = 12,
   B_TRANSP = 13,
-  ROW_KINDS = 14
+  B_CONFORMAL = 14,
+  ROW_KINDS = 15
 };
 HK_FN bool row_lorentz(int kind) { return kind <= L_LOGMAP0 || kind == L_EXPMAP || kind == L_TRANSP; }
-HK_FN bool row_scalar(int kind) { return kind == L_DIST || kind == L_SQDIST || kind == B_DIST; }
+HK_FN bool row_scalar(int kind) { return kind == L_DIST || kind == L_SQDIST || kind == B_DIST || kind == B_CONFORMAL; }
 HK_FN int row_arguments(int kind) {
   if (kind == L_TRANSP || kind == B_TRANSP) return 3;
-  return kind == L_EXPMAP0 || kind == L_LOGMAP0 || kind == B_EXPMAP0 || kind == B_LOGMAP0 ? 1 : 2;
+  bool one = kind == L_EXPMAP0 || kind == L_LOGMAP0 || kind == B_EXPMAP0 || kind == B_LOGMAP0;
+  return one || kind == B_CONFORMAL ? 1 : 2;
 }
 
 }  // namespace HK_NS

@@ -45,32 +45,35 @@ struct Haversine {
   float s, over_x, over_y;  // gradient for x: c/2 (-w + over_x x), for y: c/2 (w - over_y y), w = y - x
   template <class G>
   HK_FN Haversine(const G& g, const float* x, const float* y, int d, float c) {
-    wide w2, wp, qx, near_dot;
-    g.sum2(
+    // Each sum by itself: of points at radius 40 and 13 the one's square is e^54 times the other's, and a difference
+    // of what is as large as the former says nothing of the latter.
+    wide w2, wp, qx, qy, xw, yw;
+    g.sum3(
         d,
-        [&](int i, wide& a, wide& b) {
+        [&](int i, wide& a, wide& b, wide& e) {
           wide w = minus_(y[i], x[i]);
           gather_(a, w, w);
           gather_(b, w, plus_(x[i], y[i]));
+          gather_(e, x[i], x[i]);
         },
-        w2, wp);
-    g.sum2(
+        w2, wp, qx);
+    g.sum3(
         d,
-        [&](int i, wide& a, wide& b) {
-          gather_(a, x[i], x[i]);
-          gather_(b, x[i], minus_(y[i], x[i]));
+        [&](int i, wide& a, wide& b, wide& e) {
+          wide w = minus_(y[i], x[i]);
+          gather_(a, x[i], w);
+          gather_(b, y[i], w);
+          gather_(e, y[i], y[i]);
         },
-        qx, near_dot);
-    wide ic = wide(1.0f) / wide(c), qy = qx + wp;
-    if (qy < wide(0.0f)) qy = wide(0.0f);
-    wide tx = sqrt_(qx + ic), ty = sqrt_(qy + ic), dt = wp / (tx + ty);
-    wide along = qx + near_dot;
+        xw, yw, qy);
+    bool x_near = qx < qy;
+    wide ic = wide(1.0f) / wide(c), tx = sqrt_(qx + ic), ty = sqrt_(qy + ic), dt = wp / (tx + ty);
+    wide along = x_near ? qx + xw : qy - yw;
     over_x = (float)(dt / tx);
     over_y = (float)(dt / ty);
     if (wide(0.5f) * tx * ty < along) {
       // Close in direction: the difference of the radii, and what of w is orthogonal to the nearer point.
-      bool x_near = qx < qy;
-      wide qn = x_near ? qx : qy, dot = x_near ? near_dot : near_dot + w2;
+      wide qn = x_near ? qx : qy, dot = x_near ? xw : yw;
       wide perp2 = w2 - dot * dot / qn;
       if (perp2 < wide(0.0f)) perp2 = wide(0.0f);
       wide sx = sqrt_(qx), sy = sqrt_(qy);
@@ -79,7 +82,10 @@ struct Haversine {
       float z = (float)(wp / (sx * ty + sy * tx)), z2 = z * z;
       s = 0.5f * z2 / (1.0f + sqrt_(1.0f + z2)) + 0.25f * c * lateral;
     } else {
-      s = (float)(wide(0.25f) * wide(c) * (w2 - dt * dt));
+      // Far apart cosh(sqrt(c) D) itself; near each other (then near the origin) what it is above 1.
+      wide cosh = wide(c) * (tx * ty - along);
+      bool far = wide(4.0f) < cosh;
+      s = (float)(far ? wide(0.5f) * (cosh - wide(1.0f)) : wide(0.25f) * wide(c) * (w2 - dt * dt));
     }
   }
 };
@@ -148,6 +154,9 @@ HK_FN void row_forward(const G& g, int kind, const float* x, const float* y, flo
     float w2 = g.sum(d, [&](int i) { return (x[i] - y[i]) * (x[i] - y[i]); }, 0.0f);
     float s = c * w2 / gap_(g, x, d, c, low) / gap_(g, y, d, c, low);
     g.each(1, [&](int) { out[0] = 2.0f / root * asinh_(sqrt_(s <= 0.0f ? 0.0f : s)); });
+  } else if (kind == B_CONFORMAL) {
+    float factor = 2.0f / gap_(g, x, d, c, low);
+    g.each(1, [&](int) { out[0] = factor; });
   } else if (kind == B_EXPMAP0) {
     float q = g.sum(d, [&](int i) { return x[i] * x[i]; }, 0.0f), f, slope;
     tanhc_slope(c * q, f, slope);
@@ -262,6 +271,9 @@ HK_FN void row_backward(const G& g, int kind, const float* x, const float* y, co
     }
     float more = 2.0f * c * slope * along;
     g.each(d, [&](int i) { gx[i] = f * (grad[skip + i] + over * x[i]) + more * x[i]; });
+  } else if (kind == B_CONFORMAL) {
+    float factor = 2.0f / gap_(g, x, d, c, low), by = c * factor * factor * grad[0];
+    g.each(d, [&](int i) { gx[i] = by * x[i]; });
   } else if (kind == B_DIST) {
     float w2 = g.sum(d, [&](int i) { return (x[i] - y[i]) * (x[i] - y[i]); }, 0.0f);
     float ax = gap_(g, x, d, c, low), ay = gap_(g, y, d, c, low), s = c * w2 / ax / ay;

@@ -38,7 +38,7 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, c: float | Tensor) -
     """
     root = c**0.5
     (x,) = floats(x=x)
-    factor = 2.0 / ops.gap(x, c)
+    factor = ops.conformal(x, c, keepdim=True)
     norm = torch.linalg.vector_norm(weight, dim=-1)
     with full_precision(x):
         along = nn.functional.linear(factor * x, weight / norm.unsqueeze(-1))
@@ -202,7 +202,7 @@ class PoincareLinear(BallLayer):
                 v = self.activation(v)
             x = ops.expmap0(nn.functional.dropout(v, dropout) if dropout else v, self.c)
         (x,) = floats(x=x)
-        space = 2.0 / ops.gap(x, self.c)
+        space = ops.conformal(x, self.c, keepdim=True)
         with full_precision(x):
             z = nn.functional.linear(x, self.weight)
         return ball_tail(z, space, space - 1.0, *hyperplanes(self.weight, self.bias, self.c), self.c)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hyperkit._checks import width
+from hyperkit._checks import full_precision, width
 from hyperkit.nn._base import Activation, activation_of, positive
 from hyperkit.nn.poincare import BallCurvature, BallLayer
 from hyperkit.ops import poincare as ops
@@ -55,30 +55,42 @@ class PoincareGRUCell(BallLayer):
         nn.init.uniform_(self.weight_input, -bound, bound)
         nn.init.uniform_(self.weight_state, -bound, bound)
 
-    def _sum(self, which: int, x: Tensor, h: Tensor, gate: Tensor | None = None) -> Tensor:
-        c = self.c
-        w = self.weight_state[which]
-        if gate is None:
-            state = ops.mobius_matvec(w, h, c)
-        else:
-            state = ops.expmap0((gate * ops.logmap0(h, c)) @ w.transpose(-1, -2), c)
-        inner = ops.mobius_add(state, ops.mobius_matvec(self.weight_input[which], x, c), c)
-        return ops.mobius_add(inner, ops.expmap0(self.bias[which], c), c)
+    def _products(self, x: Tensor) -> Tensor:
+        """``W (x) x`` of the three gates, ``(3, *, features)``."""
+        with full_precision(x):
+            v = ops.logmap0(x, self.c) @ self.weight_input.flatten(0, 1).transpose(0, 1)
+        return ops.expmap0(v.unflatten(-1, (3, self.features)).movedim(-2, 0), self.c)
 
-    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        """New state ``(B, features)`` from input ``(B, in_features)`` and state (or the origin)."""
-        width(x, self.in_features, "x", "in_features")
+    def _offsets(self, shape: torch.Size) -> Tensor:
+        """The biases as points, ``(3, *shape, features)``."""
+        bias = ops.expmap0(self.bias, self.c)
+        return bias.view(3, *[1] * len(shape), -1).expand(3, *shape, -1).contiguous()
+
+    def _step(self, products: Tensor, offsets: Tensor, h: Tensor) -> Tensor:
         c = self.c
-        if h is None:
-            h = x.new_zeros(*x.shape[:-1], self.features)
-        width(h, self.features, "h", "features")
-        update = torch.sigmoid(ops.logmap0(self._sum(0, x, h), c))
-        reset = torch.sigmoid(ops.logmap0(self._sum(1, x, h), c))
-        new = self._sum(2, x, h, reset)
+        v = ops.logmap0(h, c)
+        turn = self.weight_state.transpose(-1, -2)
+        with full_precision(h):
+            state = v @ turn[:2].view(2, *[1] * (v.ndim - 2), *turn.shape[1:])
+        inner = ops.mobius_add(ops.expmap0(state, c), products[:2], c)
+        gates = torch.sigmoid(ops.logmap0(ops.mobius_add(inner, offsets[:2], c), c))
+        update, reset = gates.unbind(0)
+        with full_precision(h):
+            state = (reset * v) @ turn[2]
+        inner = ops.mobius_add(ops.expmap0(state, c), products[2], c)
+        new = ops.mobius_add(inner, offsets[2], c)
         if self.activation is not None:
             new = ops.expmap0(self.activation(ops.logmap0(new, c)), c)
         step = ops.logmap0(ops.mobius_add(-h, new, c), c)
         return ops.mobius_add(h, ops.expmap0(update * step, c), c)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        """New state ``(*, features)`` from input ``(*, in_features)`` and state (or the origin)."""
+        width(x, self.in_features, "x", "in_features")
+        if h is None:
+            h = x.new_zeros(*x.shape[:-1], self.features)
+        width(h, self.features, "h", "features")
+        return self._step(self._products(x), self._offsets(h.shape[:-1]), h)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, features={self.features}"
@@ -111,8 +123,14 @@ class PoincareGRU(BallLayer):
         """States of all steps ``(B, T, features)`` and the last one ``(B, features)``."""
         if x.ndim != 3 or x.shape[1] == 0:
             raise ValueError(f"x must have shape (B, T, in_features) with T >= 1, got {tuple(x.shape)}")
-        states = []
-        for step in x.unbind(1):
-            h = self.cell(step, h)
+        cell, states = self.cell, []
+        width(x, cell.in_features, "x", "in_features")
+        if h is None:
+            h = x.new_zeros(len(x), cell.features)
+        width(h, cell.features, "h", "features")
+        # What does not depend on the state, for all steps at once.
+        products, offsets = cell._products(x.transpose(0, 1)), cell._offsets(h.shape[:-1])
+        for step in products.unbind(1):
+            h = cell._step(step, offsets, h)
             states.append(h)
         return torch.stack(states, 1), states[-1]

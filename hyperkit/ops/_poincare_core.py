@@ -341,5 +341,7 @@ def conformal(x: Tensor, c: Curvature = 1.0, *, keepdim: bool = False) -> Tensor
     """Conformal factor ``2/g``."""
     c = curvature(c)
     (x,) = ball_points(c, x=x)
-    out = 2.0 / gap(x, c)
+    out = _fused.row(_fused.B_CONFORMAL, c, x)
+    if out is None:
+        out = 2.0 / gap(x, c)
     return out if keepdim else out.squeeze(-1)

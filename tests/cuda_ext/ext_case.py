@@ -22,8 +22,8 @@ from hyperkit.ops import lorentz as L
 from hyperkit.ops import poincare as P
 
 ROOT = Path(__file__).parents[2] / "cuda_ext"
-KINDS = range(14)
-SCALAR = (0, 1, 5)
+KINDS = range(15)
+SCALAR = (0, 1, 5, 14)
 
 needs_library = pytest.mark.skipif(
     not _fused.active(), reason="kernels not built or switched off: python -m hyperkit._ext build"
@@ -59,7 +59,7 @@ def rows(kind: int, n: int = 50, d: int = 8, seed: int = 0, device: str = "cpu")
     a, b = P.expmap0(v, 1.3), P.expmap0(w, 1.3)
     if kind in (12, 13):
         return [a, u] if kind == 12 else [a, b, u]
-    return [a] if kind == 7 else [a, b]
+    return [a] if kind in (7, 14) else [a, b]
 
 
 def linear_case(

@@ -201,8 +201,9 @@ def test_plain_calls_take_the_operator_and_only_where_it_fits(monkeypatch):
     L.dist(x, y[:1], 1.3)  # broadcasts
     L.dist(x.double(), y.double(), 1.3)
     L.dist(x[:10], y[:10], 1.3)
+    L.dist(x[:0], y[:0], 1.3)
     torch.func.vmap(lambda a, b: L.dist(a, b, 1.3))(x, y)
     c = torch.tensor(1.3, requires_grad=True)
     L.dist(x, y, c).sum().backward()
     assert c.grad is not None
-    assert seen == [0]
+    assert seen == [0, 0]
