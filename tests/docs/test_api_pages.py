@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_doctest_numbers import NumbersChecker
 
 API = Path(__file__).resolve().parents[2] / "docs" / "api"
 PAGES = sorted(p.name for p in API.glob("*.md") if ">>> " in p.read_text(encoding="utf-8"))
@@ -32,7 +33,7 @@ def test_examples_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", ["hyperkit-mol"])
     text = "\n\n".join(blocks(page))
     test = doctest.DocTestParser().get_doctest(text, {"__name__": "__main__"}, page, page, 0)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner = doctest.DocTestRunner(NumbersChecker(), optionflags=doctest.NORMALIZE_WHITESPACE)
     said: list[str] = []
     runner.run(test, out=said.append)
     assert runner.failures == 0, "".join(said)

@@ -8,6 +8,7 @@ import pkgutil
 
 import pytest
 import torch
+from test_doctest_numbers import NumbersChecker
 
 import hyperkit
 import hyperkit_mol
@@ -37,8 +38,10 @@ def test_examples(name: str) -> None:
     if name.endswith(".shipped") and not (module.shipped_model() / "model.json").exists():
         pytest.skip("this checkout ships no weights")
     torch.manual_seed(0)
-    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert found.failed == 0
+    runner = doctest.DocTestRunner(NumbersChecker(), optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder().find(module, module.__name__):
+        runner.run(test)
+    assert runner.failures == 0
 
 
 def test_there_are_examples() -> None:
