@@ -97,7 +97,7 @@ class AutoencoderConfig(_Strict):
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     by_size: bool = Field(
         False,
-        description="batches of molecules of one size: a third faster, but large molecules, whose gradients "
+        description="batches of molecules of one size, as they were once: large molecules, whose gradients "
         "are clipped the most, then count for less than they should",
     )
     validate_every: int = Field(500, ge=1)
