@@ -55,8 +55,8 @@ class BatchStream(Dataset[dict[str, Tensor]]):
     rank, world : int
         This process takes every `world`-th molecule of each batch.
     by_size : bool
-        Sort the molecules of 32 batches by size and draw these batches in random order: a batch has molecules of
-        one size, and its gradient says little about the others. For runs that were made so.
+        Sort the molecules of 32 batches by size and draw these batches in random order: a batch has molecules
+        of one size, and its gradient says little about the others. For runs that were made so.
     """
 
     _BLOCK = 32
