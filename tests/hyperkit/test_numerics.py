@@ -4,9 +4,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from hyperkit.ops import _fused
 from hyperkit.ops import lorentz as L
 from hyperkit.ops import poincare as P
 
@@ -30,7 +32,12 @@ def name(value: object) -> str:
 
 
 def worst(library, kind: str, dtype: str, radius: float) -> float:
-    return numerics.measure(library(), kind, dtype, radius, N)[1]
+    """Worst error in PyTorch and, where they are built, of the kernels, which take float32."""
+    with _fused.disabled():
+        eager = numerics.measure(library(), kind, dtype, radius, N)[1]
+    if dtype != "float32" or not _fused.active():
+        return eager
+    return float(np.maximum(eager, numerics.measure(library(), kind, dtype, radius, N)[1]))  # keeps NaN
 
 
 @pytest.mark.parametrize(("library", "dtype", "radius"), CASES, ids=name)
