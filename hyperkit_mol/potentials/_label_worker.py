@@ -36,7 +36,8 @@ class Task:
         What messages call it, such as ``line 3``.
     smiles : str, optional
     run : tuple
-        Index of the molecule, conformer, temperature, number of frames.
+        Index of the molecule, conformer, temperature, number of frames, and the first of them to be kept: the
+        others before it are sampled for those that follow.
     geometries : tuple of dict, optional
         ``name``, ``numbers``, ``positions``, ``cell``, ``pbc``, ``charge``, ``spin``.
     """
@@ -44,7 +45,7 @@ class Task:
     number: int
     name: str
     smiles: str | None = None
-    run: tuple[int, int, float, int] = (0, 0, 0.0, 0)
+    run: tuple[int, int, float, int, int] = (0, 0, 0.0, 0, 0)
     geometries: tuple[dict[str, Any], ...] = ()
 
 
@@ -165,22 +166,40 @@ def _text(frames: list[Any]) -> str:
 
 def _frames(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
     from hyperkit_mol.potentials.errors import StructureError
-    from hyperkit_mol.potentials.sampling import sample_molecule
+    from hyperkit_mol.potentials.sampling import relabelled, sample_molecule
 
     if task.smiles is None:
         return _given(task, settings)
-    index, conformer, temperature, count = task.run
+    index, conformer, temperature, count, first = task.run
+    again = settings.sampler != settings.method
+    name = f"{task.name}: {task.smiles}, conformer {conformer}, {temperature:g} K"
     found: list[Any] = []
+    failed: list[str] = []
     try:
-        for atoms in sample_molecule(task.smiles, settings, conformer, temperature, count, index):
-            found.append(atoms)
+        sampled = sample_molecule(task.smiles, settings, conformer, temperature, count, index)
+        for k, atoms in enumerate(sampled):
+            if k < first:
+                continue
+            if not again:
+                found.append(atoms)
+                continue
+            try:
+                found.append(relabelled(atoms, settings))
+            except Exception as err:  # the geometries go on without this label
+                failed.append(f"{name}, frame {k}: {_said(err)}")
     except Exception as err:  # whatever a method raises where it does not converge
-        text = " ".join(str(err).split()) or type(err).__name__
+        text = _said(err)
         if isinstance(err, StructureError) and task.smiles in text:  # about the molecule, not about this run
             return [], [f"{task.name}: {text}"]
-        kept = f" ({len(found)} frames before that are kept)" if found else ""
-        return found, [f"{task.name}: {task.smiles}, conformer {conformer}, {temperature:g} K: {text}{kept}"]
-    return found, []
+        # Each part of a run that is cut says the same; one line is left of them.
+        kept = f" ({len(found)} frames before that are kept)" if found and not again else ""
+        failed.append(f"{name}: {text}{kept}")
+    return found, failed
+
+
+def _said(err: Exception) -> str:
+    """What an exception says, in one line."""
+    return " ".join(str(err).split()) or type(err).__name__
 
 
 def _given(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
@@ -192,10 +211,11 @@ def _given(task: Task, settings: Any) -> tuple[list[Any], list[str]]:
     for g in task.geometries:
         unpaired = unpaired_electrons(np.asarray(g["numbers"]), g["charge"], g["spin"])
         atoms = Atoms(g["numbers"], g["positions"], cell=g["cell"], pbc=g["pbc"])
-        atoms.info = {"charge": g["charge"], "spin": unpaired, "source": g["name"], "method": settings.method}
+        atoms.info = {"charge": g["charge"], "spin": unpaired, "source": g["name"]}
+        atoms.info["method"] = settings.called(settings.method)
         try:
-            atoms.calc = calculator(settings.method, g["charge"], unpaired)
+            atoms.calc = calculator(settings.method, g["charge"], unpaired, settings.dft)
             found.append(labelled(atoms))
         except Exception as err:
-            failed.append(f"{g['name']}: {' '.join(str(err).split()) or type(err).__name__}")
+            failed.append(f"{g['name']}: {_said(err)}")
     return found, failed

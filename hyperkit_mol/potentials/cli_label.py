@@ -24,8 +24,17 @@ def label(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Extended XYZ file to write.")] = _OUTPUT,
     method: Annotated[
-        str, typer.Option(help="gfn2, gfn1, or module:function for an ASE calculator of your own.")
+        str, typer.Option(help="gfn2, gfn1, dft, or module:function for an ASE calculator of your own.")
     ] = "gfn2",
+    functional: Annotated[str | None, typer.Option(help="Of method dft. [default: pbe]")] = None,
+    basis: Annotated[str | None, typer.Option(help="Of method dft. [default: def2-svp]")] = None,
+    dispersion: Annotated[
+        str | None, typer.Option(help="Of method dft: d3bj, d3zero, d4 or none. [default: d3bj]")
+    ] = None,
+    sample_with: Annotated[
+        str | None,
+        typer.Option(help="Method of the geometries. [default: gfn2 with dft, else that of the labels]"),
+    ] = None,
     sampling: Annotated[str, typer.Option(help="md or normal-modes.")] = "md",
     conformers: Annotated[int, typer.Option(help="Starting conformers of a molecule.")] = 4,
     samples: Annotated[
@@ -43,7 +52,7 @@ def label(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted labelling.")] = False,
 ) -> None:
-    """Make labelled structures from SMILES: conformers, short dynamics, GFN2-xTB energies and forces.
+    """Make labelled structures from SMILES: conformers, short dynamics, GFN2-xTB or DFT energies and forces.
 
     Example: [bold]hyperkit-mol potential label molecules.smi -o labelled.extxyz --temperature 300[/]
     """
@@ -51,9 +60,14 @@ def label(
         if (smiles is None) == (structures is None):
             raise ValueError("give a file of SMILES, or geometries by --structures FILE")
         from hyperkit_mol.generator.callbacks import progress_bar
+        from hyperkit_mol.potentials.dft import DFTSettings
         from hyperkit_mol.potentials.label import LabelSettings, label_smiles, label_structures
 
-        if ":" in method:
+        level = {"functional": functional, "basis": basis, "dispersion": dispersion}
+        dft = DFTSettings(**{k: v for k, v in level.items() if v is not None})
+        if structures is not None and sample_with is not None:
+            raise ValueError("--sample-with is for SMILES; the geometries of --structures are there already")
+        if any(":" in name for name in (method, sample_with or "")):
             sys.path.insert(0, os.getcwd())
         settings = LabelSettings(
             method=method,
@@ -64,6 +78,8 @@ def label(
             seed=seed,
             timestep=timestep,
             interval=interval,
+            sample_with=sample_with,
+            dft=dft,
         )
         begin = last = time.monotonic()
         first: int | None = None
@@ -84,7 +100,7 @@ def label(
             try:
                 if structures is not None:
                     report = label_structures(
-                        structures, output, method, jobs=jobs, resume=resume, progress=progress
+                        structures, output, method, dft=dft, jobs=jobs, resume=resume, progress=progress
                     )
                 else:
                     assert smiles is not None

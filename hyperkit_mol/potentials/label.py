@@ -1,4 +1,4 @@
-"""Labelled structures for those who have none: from SMILES, or of given geometries, by GFN2-xTB.
+"""Labelled structures for those who have none: from SMILES, or of given geometries, by GFN2-xTB or DFT.
 
 Every process takes one run at a time (a conformer at a temperature) and appends what it found to a file of
 its own beside the output. Killed at any moment, a labelling goes on from the runs that were complete; the
@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from hyperkit_mol.chem.reading import read_smiles_file
 from hyperkit_mol.files import replacing
 from hyperkit_mol.moses._workers import Job, Pool, WorkerDiedError
 from hyperkit_mol.potentials._label_worker import Outcome, Record, Shard, Task, scan
+from hyperkit_mol.potentials.dft import DFTSettings
 from hyperkit_mol.potentials.errors import DataError
 from hyperkit_mol.potentials.sampling import LabelSettings, check_method
 
 __all__ = ["LabelReport", "LabelSettings", "label_smiles", "label_structures"]
 
-_CHUNK = 25  # given geometries in one task
+_CHUNK = {"dft": 1}  # given geometries in one task, by method; 25 of others
 
 
 @dataclass
@@ -99,8 +100,9 @@ def label_smiles(
     tasks, runs = [], settings.runs()
     for index, (line, smiles) in enumerate(zip(file.lines, file.smiles, strict=True)):
         for conformer, temperature, frames in runs:
-            run = (index, conformer, temperature, frames)
-            tasks.append(Task(len(tasks), f"line {line}", smiles, run))
+            for first, end in settings.parts(frames):
+                run = (index, conformer, temperature, end, first)
+                tasks.append(Task(len(tasks), f"line {line}", smiles, run))
     content = "\n".join(f"{line} {smiles}" for line, smiles in zip(file.lines, file.smiles, strict=True))
     words = {"input": _digest(content.encode()), **asdict(settings)}
     return _label(tasks, Path(target), settings, words, jobs, resume, progress)
@@ -111,6 +113,7 @@ def label_structures(
     target: str | Path,
     method: str = "gfn2",
     *,
+    dft: DFTSettings | None = None,
     jobs: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -127,6 +130,8 @@ def label_structures(
         See :func:`label_smiles`.
     method : str
         See :class:`LabelSettings`.
+    dft : DFTSettings, optional
+        Level of theory of method ``dft``.
 
     Raises
     ------
@@ -135,14 +140,19 @@ def label_structures(
     """
     from hyperkit_mol.potentials.data import read_structures
 
-    settings = LabelSettings(method=method)
+    settings = LabelSettings(method=method, dft=dft or DFTSettings())
+    size = _CHUNK.get(method, 25)
     names = ("name", "numbers", "positions", "cell", "pbc", "charge", "spin")
     read = [{n: getattr(s, n) for n in names} for s in read_structures(source, labels=False)]
     tasks = [
-        Task(k // _CHUNK, f"frames {k}", geometries=tuple(read[k : k + _CHUNK]))
-        for k in range(0, len(read), _CHUNK)
+        Task(k // size, f"frames {k}", geometries=tuple(read[k : k + size]))
+        for k in range(0, len(read), size)
     ]
-    words = {"input": _digest(Path(source).read_bytes()), "method": method}
+    words: dict[str, Any] = {"input": _digest(Path(source).read_bytes()), "method": method}
+    if method == "dft":
+        words["dft"] = asdict(settings.dft)
+    # Nothing is sampled here.
+    settings = replace(settings, sample_with=method)
     return _label(tasks, Path(target), settings, words, jobs, resume, progress)
 
 
@@ -177,8 +187,11 @@ def _label(
         if resume:
             return LabelReport(tasks=len(tasks), taken_over=len(tasks))
         raise DataError(f"{target} exists; name another file, or delete it")
-    check_method(settings.method)
-    words |= {name: _version(name) for name in ("ase", "rdkit", "tblite")}
+    methods = {settings.method, settings.sampler}
+    for method in sorted(methods):
+        check_method(method, settings.dft)
+    packages = ["ase", "rdkit", "tblite"] + ["pyscf", "pyscf-dispersion"] * ("dft" in methods)
+    words |= {name: _version(name) for name in packages}
     with sole_owner(parts, "labelling"):
         _claim(parts, json.loads(json.dumps(words)), resume)
         done = scan(parts)

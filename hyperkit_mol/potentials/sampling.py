@@ -7,7 +7,7 @@ must set its number of threads first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperkit_mol.potentials.conformers import embed
+from hyperkit_mol.potentials.dft import DFTSettings, check_dft, dft_calculator
 from hyperkit_mol.potentials.errors import DataError, StructureError
 
 __all__ = [
@@ -27,17 +28,19 @@ __all__ = [
     "check_method",
     "labelled",
     "normal_modes",
+    "relabelled",
     "sample_molecule",
     "unpaired_electrons",
 ]
 
-METHODS = {"gfn2": "GFN2-xTB", "gfn1": "GFN1-xTB"}
+METHODS = {"gfn2": "GFN2-xTB", "gfn1": "GFN1-xTB", "dft": "DFT"}
 SAMPLINGS = ("md", "normal-modes")
 
 # In sums of covalent radii: with a longer gap a molecule has come apart, a shorter distance is no geometry.
 # At 600 K bonds stay within 0.8 to 1.3; a proton between two oxygens may be at 1.4 from both.
 _APART, _OVERLAP = 1.7, 0.55
 _STEP = 0.01  # Å, finite differences of forces
+_PART = 4  # frames of a run in one task, where labels are dear and geometries cheap
 _SOFTEST = (
     50.0  # 1/cm: the harmonic picture of a softer mode (a turning group) ends in straight displacements
 )
@@ -50,8 +53,8 @@ class LabelSettings:
     Parameters
     ----------
     method : str
-        ``gfn2``, ``gfn1``, or ``module:function``, where ``function(charge, unpaired)`` returns an ASE
-        calculator.
+        Of the labels: ``gfn2``, ``gfn1``, ``dft``, or ``module:function``, where
+        ``function(charge, unpaired)`` returns an ASE calculator.
     sampling : {"md", "normal-modes"}
     conformers : int
         Starting conformers of a molecule.
@@ -68,6 +71,11 @@ class LabelSettings:
         Steps before the first interval (dynamics).
     friction : float
         Of the Langevin thermostat, 1/fs.
+    sample_with : str, optional
+        Method that the geometries are sampled with. GFN2-xTB if left out and the labels are by ``dft``,
+        otherwise the method of the labels.
+    dft : DFTSettings
+        Level of theory of ``dft``.
 
     Raises
     ------
@@ -85,12 +93,20 @@ class LabelSettings:
     interval: int = 50
     equilibration: int = 200
     friction: float = 0.01
+    sample_with: str | None = None
+    dft: DFTSettings = field(default_factory=DFTSettings)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS and ":" not in self.method:
+        for name in ("method", "sample_with"):
+            value = getattr(self, name)
+            if value is not None and value not in METHODS and ":" not in value:
+                raise DataError(
+                    f"{name} must be {', '.join(METHODS)}, or module:function for an ASE calculator of your "
+                    f"own; got {value!r}"
+                )
+        if self.dft != DFTSettings() and "dft" not in (self.method, self.sampler):
             raise DataError(
-                f"method must be {', '.join(METHODS)}, or module:function for an ASE calculator of your own; "
-                f"got {self.method!r}"
+                f"functional, basis and dispersion are settings of method dft; got method {self.method!r}"
             )
         if self.sampling not in SAMPLINGS:
             raise DataError(f"sampling must be {' or '.join(SAMPLINGS)}, got {self.sampling!r}")
@@ -109,6 +125,25 @@ class LabelSettings:
             if not 0 < value <= 5000:
                 raise DataError(f"temperature must be > 0 and <= 5000 K, got {value:g}")
 
+    @property
+    def sampler(self) -> str:
+        """The method that geometries are sampled with."""
+        return self.sample_with or ("gfn2" if self.method == "dft" else self.method)
+
+    def called(self, method: str) -> str:
+        """What frames say of a method: its name, with the level of theory."""
+        return f"dft {self.dft.name}" if method == "dft" else method
+
+    def parts(self, frames: int) -> list[tuple[int, int]]:
+        """First and one past the last frame of each task of a run.
+
+        Where geometries are cheap and labels dear, a run is cut: each part samples its geometries anew and
+        labels a few, so that processes share a molecule and little is lost when one is killed.
+        """
+        if self.sampler == self.method:
+            return [(0, frames)]
+        return [(k, min(k + _PART, frames)) for k in range(0, frames, _PART)]
+
     def runs(self) -> list[tuple[int, float, int]]:
         """Conformer, temperature and number of frames of each run of a molecule."""
         pairs = [(k, t) for k in range(self.conformers) for t in self.temperatures]
@@ -117,16 +152,24 @@ class LabelSettings:
         return [run for run in found if run[2]]
 
 
-def check_method(method: str) -> None:
+def check_method(method: str, dft: DFTSettings | None = None) -> None:
     """Refuse a method that no process could load.
+
+    Parameters
+    ----------
+    method : str
+    dft : DFTSettings, optional
+        Level of theory of method ``dft``.
 
     Raises
     ------
     ImportError
         With the command that installs it.
     DataError
-        If a ``module:function`` cannot be found.
+        If a ``module:function`` cannot be found, or there is no such level of theory.
     """
+    if method == "dft":
+        return check_dft(dft or DFTSettings())
     if method in METHODS:
         if find_spec("tblite") is None:
             raise ImportError(f"method {method} needs tblite: pip install tblite")
@@ -140,8 +183,19 @@ def check_method(method: str) -> None:
         raise DataError(f"method {method!r} is not a function")
 
 
-def calculator(method: str, charge: int, unpaired: int) -> Any:
-    """ASE calculator of a method for a total charge and a number of unpaired electrons."""
+def calculator(method: str, charge: int, unpaired: int, dft: DFTSettings | None = None) -> Any:
+    """ASE calculator of a method for a total charge and a number of unpaired electrons.
+
+    Parameters
+    ----------
+    method : str
+        See :class:`LabelSettings`.
+    charge, unpaired : int
+    dft : DFTSettings, optional
+        Level of theory of method ``dft``.
+    """
+    if method == "dft":
+        return dft_calculator(dft or DFTSettings(), charge, unpaired)
     if method in METHODS:
         from tblite.ase import TBLite
 
@@ -220,9 +274,10 @@ def sample_molecule(
     frames: int = 10,
     index: int = 0,
 ) -> Iterator[Any]:
-    """Yield labelled frames of one run: a conformer at a temperature.
+    """Yield frames of one run: a conformer at a temperature, with the labels of the sampling method.
 
-    The starting conformer (ETKDG) is relaxed by the method first. The same arguments give the same frames.
+    The starting conformer (ETKDG) is relaxed by that method first. The same arguments give the same frames,
+    and fewer frames are the first of more. Other labels are put on by :func:`relabelled`.
 
     Parameters
     ----------
@@ -262,9 +317,9 @@ def sample_molecule(
         "smiles": smiles,
         "conformer": conformer,
         "temperature": temperature,
-        "method": settings.method,
+        "method": settings.called(settings.sampler),
     }
-    atoms.calc = calculator(settings.method, charge, unpaired)
+    atoms.calc = calculator(settings.sampler, charge, unpaired, settings.dft)
     random = np.random.default_rng([settings.seed, index, conformer, round(temperature * 1000)])
     _set_apart(atoms, pieces, np.random.default_rng(seeds))
     sample = _dynamics if settings.sampling == "md" else _displaced
@@ -297,6 +352,30 @@ def labelled(atoms: Any, centred: bool = False) -> Any:
     copy.info = dict(atoms.info)
     copy.calc = SinglePointCalculator(copy, energy=energy, forces=forces)
     return copy
+
+
+def relabelled(atoms: Any, settings: LabelSettings) -> Any:
+    """A copy of a sampled frame with the labels of the settings' method.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        With ``charge`` and ``spin`` (unpaired electrons) in ``info``.
+    settings : LabelSettings
+
+    Raises
+    ------
+    StructureError
+        If the method does not converge (or whatever it raises itself).
+    """
+    copy = atoms.copy()
+    charge, unpaired = copy.info["charge"], copy.info["spin"]
+    copy.info |= {
+        "method": settings.called(settings.method),
+        "sampled_with": settings.called(settings.sampler),
+    }
+    copy.calc = calculator(settings.method, charge, unpaired, settings.dft)
+    return labelled(copy)
 
 
 def _dynamics(

@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_whole_records_and_says_so(
             shard.append(1, 1, [], "1\n\nHe 0 0 0\n")
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         work = worker.make(str(tmp_path), settings(), os.getppid())
-        outcome = work(worker.Task(1, "line 1", "C", (0, 0, 300.0, 1)))
+        outcome = work(worker.Task(1, "line 1", "C", (0, 0, 300.0, 1, 0)))
         assert (outcome.errno, outcome.strerror) == (errno.ENOSPC, "No space left on device")
     shard.append(2, 1, [], "1\n\nLi 0 0 0\n")
     assert sorted(worker.scan(tmp_path)) == [0, 2]
@@ -236,7 +236,7 @@ def test_given_geometries_keep_theirs_and_lose_their_labels(extxyz: Path, tmp_pa
     [
         ([], "give a file of SMILES, or geometries by --structures"),
         (["in.smi", "--structures", "in.smi"], "give a file of SMILES, or geometries"),
-        (["in.smi", "--method", "pbe"], "method must be gfn2, gfn1, or module:function"),
+        (["in.smi", "--method", "pbe"], "method must be gfn2, gfn1, dft, or module:function"),
         (["in.smi", "--sampling", "mc"], "sampling must be md or normal-modes, got 'mc'"),
         (["in.smi", "--temperature", "-5"], "temperature must be > 0"),
         (["in.smi", "--method", "label_case:springs", "-j", "0"], "jobs must be >= 1, got 0"),

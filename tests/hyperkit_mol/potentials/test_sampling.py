@@ -39,7 +39,7 @@ def test_frames_are_spread_over_conformers_and_temperatures() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "b3lyp"}, "method must be gfn2, gfn1, or module:function .* got 'b3lyp'"),
+        ({"method": "b3lyp"}, "method must be gfn2, gfn1, dft, or module:function .* got 'b3lyp'"),
         ({"sampling": "nms"}, "sampling must be md or normal-modes, got 'nms'"),
         ({"samples": 0}, "samples must be >= 1, got 0"),
         ({"conformers": -1}, "conformers must be >= 1, got -1"),
