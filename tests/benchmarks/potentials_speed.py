@@ -1,16 +1,18 @@
 """Energy and forces beside MACE: time, memory, and cost against the number of atoms.
 
     HYPERKIT_DATA=/path/to/data python tests/benchmarks/potentials_speed.py [--models FOLDER ...]
-        [--mace /path/to/python] [--mace-channels 16 ...] [--compile] [--threads 2] [--rounds 3]
+        [--ours NAME ...] [--mace /path/to/python] [--mace-channels 16 ...] [--peer NAME=/path/to/python ...]
+        [--compile] [--bf16] [--only PART ...] [--threads 2] [--rounds 3]
     ... --scaling [--figure scaling.png]      # 10 to 2,000 atoms, exponent fitted
 
 Each model runs in a process of its own; processes take turns and each figure is the median of the rounds'
 medians. Structures are 3BPA (27 atoms) in batches of 1, 8 and 32, and one periodic box of 500 atoms made of
-such molecules. Weights do not matter to the cost: without ``--models`` ours are the presets `small`
-(random weights). ``--mace`` names an interpreter that has `mace-torch`; its models have random weights, two
-layers, correlation 3, cutoff 5 Å and scalar messages unless ``--mace-degree`` says otherwise. Ratios of MACE
-to ours (more is better for ours) follow the table. Memory is the peak during an evaluation above what the
-process held before the first one (Linux).
+such molecules. Weights do not matter to the cost: without ``--models`` ours have random weights, by default
+the presets `small`; ``--ours`` names others. ``--mace`` names an interpreter that has `mace-torch`; its
+models have random weights, two layers, correlation 3, cutoff 5 Å and scalar messages unless
+``--mace-degree`` says otherwise; other packages by ``--peer`` (see `potentials_peers.py`). ``--bf16`` adds
+ours with matrix products in bfloat16. Ratios of the others to ours (more is better for ours) follow the
+table. Memory is the peak during an evaluation above what the process held before the first one (Linux).
 """
 
 from __future__ import annotations
@@ -29,7 +31,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from potentials_peers import PEERS, mace
 
+OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "escaip": ("small", "escaip", {}),
+    "escaip-48": ("small", "escaip", {"width": 48, "layers": 2, "heads": 2, "degrees": 3}),
+    "escaip-32": ("small", "escaip", {"width": 32, "layers": 2, "heads": 2, "degrees": 2}),
+    # As many parameters, the same cutoff and number of neighbours as `escaip-public`.
+    "escaip-3M": ("medium", "escaip", {"width": 192, "layers": 5, "heads": 6, "max_neighbors": 30}),
+    "escaip-medium": ("medium", "escaip", {}),
+    "escaip-large": ("large", "escaip", {}),
+    "transformer": ("small", "transformer", {}),
+    "transformer-medium": ("medium", "transformer", {}),
+    "transformer-large": ("large", "transformer", {}),
+}
 SIZES = (10, 27, 54, 108, 250, 500, 1000, 2000)
 
 
@@ -75,10 +90,12 @@ def ours(spec: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Callable[[An
         # The cost of 3BPA's nitrogen is that of any element.
         config = model.config
     else:
-        config = load_config("small", spec["kind"]).model
+        preset, kind, changes = OURS[spec["config"]]
+        config = load_config(preset, kind, {f"model.{k}": v for k, v in changes.items()}).model
     units = Normalization({1: -13.0, 6: -1000.0, 7: -1500.0, 8: -2000.0}, -5.0, 1.0)
     torch.manual_seed(0)
     model = Potential(config, units, 20.0)
+    model.mixed = spec["bf16"]
     if spec["compile"]:
         model.compiled()
 
@@ -88,59 +105,8 @@ def ours(spec: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Callable[[An
     def run(batch: Any, train: bool) -> None:
         model.train(train).requires_grad_(train)
         found = model(batch)
-        if train:
+        if train:  # the loss stays in float32, as in training
             (found.energy.square().mean() + found.forces.square().mean()).backward()
-            model.zero_grad()
-
-    return prepare, run, sum(p.numel() for p in model.parameters())
-
-
-def mace(spec: dict[str, Any]) -> tuple[Callable[[list[Any]], Any], Callable[[Any, bool], Any], int]:
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    import torch
-    from mace import data, modules, tools  # before e3nn, which cannot load its own constants otherwise
-    from e3nn import o3  # isort: skip
-
-    table = tools.AtomicNumberTable([1, 6, 7, 8])
-    channels, degree = spec["channels"], spec["degree"]
-    hidden = "+".join(f"{channels}x{k}{'e' if k % 2 == 0 else 'o'}" for k in range(degree + 1))
-    torch.manual_seed(0)
-    model = modules.ScaleShiftMACE(
-        r_max=5.0,
-        num_bessel=8,
-        num_polynomial_cutoff=6,
-        max_ell=3,
-        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        num_interactions=2,
-        num_elements=4,
-        hidden_irreps=o3.Irreps(hidden),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros(4),
-        avg_num_neighbors=20.0,
-        atomic_numbers=table.zs,
-        correlation=3,
-        gate=torch.nn.functional.silu,
-        radial_MLP=[64, 64, 64],
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
-
-    def prepare(frames: list[Any]) -> Any:
-        from mace.tools import torch_geometric
-
-        configs = [data.config_from_atoms(a) for a in frames]
-        rows = [data.AtomicData.from_config(c, z_table=table, cutoff=5.0) for c in configs]
-        loader = torch_geometric.dataloader.DataLoader(rows, batch_size=len(rows), shuffle=False)
-        return next(iter(loader)).to_dict()
-
-    def run(batch: Any, train: bool) -> None:
-        model.train(train).requires_grad_(train)
-        found = model(batch, training=train, compute_force=True)
-        if train:
-            (found["energy"].square().mean() + found["forces"].square().mean()).backward()
             model.zero_grad()
 
     return prepare, run, sum(p.numel() for p in model.parameters())
@@ -177,13 +143,20 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(spec["threads"])
-    prepare, run, parameters = (mace if spec["name"].startswith("mace") else ours)(spec)
+    if spec.get("peer"):
+        build, more = PEERS[spec["peer"]]
+        prepare, run, parameters = build(spec | more)
+    else:
+        prepare, run, parameters = (mace if spec["name"].startswith("mace") else ours)(spec)
     out: dict[str, Any] = {"parameters": parameters}
     batch = prepare(molecules(1)[:1])
     run(batch, False)
     start = held()
 
-    def measure(name: str, batch: Any, train: bool, seconds: float) -> None:
+    def measure(name: str, frames: list[Any], train: bool, seconds: float) -> None:
+        if spec["only"] and not any(name.startswith(part) for part in spec["only"]):
+            return
+        batch = prepare(frames)
         held()
         out[name] = median(lambda: run(batch, train), seconds)
         out[f"{name} MiB"] = peak() - start
@@ -193,14 +166,16 @@ def worker(spec: dict[str, Any]) -> dict[str, Any]:
             frames = [box(atoms)] if atoms > 27 else [molecules(1)[0][:atoms]]
             for a in frames:
                 # The Transformer has no periodic images.
-                a.pbc = bool(a.pbc.any()) and spec.get("kind") != "transformer"
-            measure(f"{len(frames[0])} atoms", prepare(frames), False, 1.0)
+                a.pbc = bool(a.pbc.any()) and "transformer" not in spec["name"]
+            measure(f"{len(frames[0])} atoms", frames, False, 1.0)
         return out
     for size in (1, 8, 32):
-        measure(f"inference {size}", prepare(molecules(size)), False, 2.0)
-    if spec.get("kind") != "transformer":
-        measure("inference box", prepare([box(500)]), False, 2.0)
-    measure("training 8", prepare(molecules(8)), True, 3.0)
+        measure(f"inference {size}", molecules(size), False, 2.0)
+    # Without periodic images: the Transformer, and the public EScAIP as it is built here. AIMNet2's cell list
+    # (nvalchemiops 0.4 on a CPU) ends in a segmentation fault.
+    if not any(word in spec["name"] for word in ("transformer", "public", "aimnet2")):
+        measure("inference box", [box(500)], False, 2.0)
+    measure("training 8", molecules(8), True, 3.0)
     return out
 
 
@@ -209,6 +184,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="*", default=[], help="model folders; the presets if left out")
+    parser.add_argument("--ours", nargs="*", choices=OURS, default=["escaip", "transformer"])
+    parser.add_argument("--peer", nargs="*", default=[], metavar="NAME=PYTHON", help=", ".join(PEERS))
+    parser.add_argument("--only", nargs="*", default=[], help="parts to measure, such as 'training 8'")
+    parser.add_argument("--bf16", action="store_true", help="ours with matrix products in bfloat16 as well")
     parser.add_argument("--mace", help="an interpreter with mace-torch")
     parser.add_argument("--mace-channels", type=int, nargs="*", default=[16, 64])
     parser.add_argument("--mace-degree", type=int, default=0)
@@ -225,19 +204,27 @@ def main() -> None:
         return
     if "HYPERKIT_DATA" not in os.environ:
         sys.exit("HYPERKIT_DATA is not set; it names the folder that holds potentials/3bpa")
-    common = {"threads": args.threads, "scaling": args.scaling, "compile": False}
+    common = {"threads": args.threads, "scaling": args.scaling, "compile": False, "bf16": False}
+    common["only"] = args.only
     specs: list[tuple[str, dict[str, Any]]] = []
     for folder in args.models:
         name = f"ours {Path(folder).resolve().parent.name}"
         specs.append((sys.executable, common | {"name": name, "folder": folder}))
     if not args.models:
-        for kind in ("escaip", "transformer"):
-            specs.append((sys.executable, common | {"name": f"ours {kind}", "kind": kind}))
+        for name in args.ours:
+            specs.append((sys.executable, common | {"name": f"ours {name}", "config": name}))
+    if args.bf16:
+        specs += [(p, s | {"name": s["name"] + ", bf16", "bf16": True}) for p, s in specs]
     if args.compile:
         specs += [(p, s | {"name": s["name"] + ", compiled", "compile": True}) for p, s in specs]
     for channels in args.mace_channels if args.mace else []:
         name = f"mace {channels} channels, degree {args.mace_degree}"
         specs.append((args.mace, common | {"name": name, "channels": channels, "degree": args.mace_degree}))
+    for word in args.peer:
+        name, _, python = word.partition("=")
+        if name not in PEERS or not python:
+            sys.exit(f"--peer takes NAME=PYTHON with a name of {', '.join(PEERS)}; got {word!r}")
+        specs.append((python, common | {"name": name, "peer": name}))
     found: dict[str, list[dict[str, float]]] = {s["name"]: [] for _, s in specs}
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     for _ in range(args.rounds):
@@ -283,7 +270,7 @@ def show(table: dict[str, dict[str, float]], scaling: bool) -> None:
             cells.append(f"{exponent(points(row)):.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |")
     for ours in (n for n in table if n.startswith("ours")):
-        for peer in (n for n in table if n.startswith("mace")):
+        for peer in (n for n in table if not n.startswith("ours")):
             both = [k for k in table[ours] if k in table[peer] and k != "parameters"]
             parts = ", ".join(f"{k} {table[peer][k] / table[ours][k]:.2f}" for k in both)
             print(f"{peer} / {ours}: {parts}")
