@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class NeighborAttention(nn.Module):
                 torch.full((num_heads, 1, 1), 0.5 * math.log(self.head_features))
             )
 
-    def forward(self, message: Tensor, envelope: Tensor, legendre: Tensor, basis: Tensor) -> Tensor:
+    def forward(self, message: Tensor, envelope: Tensor, legendre: Sequence[Tensor], basis: Tensor) -> Tensor:
         """Attend.
 
         Parameters
@@ -76,8 +77,8 @@ class NeighborAttention(nn.Module):
             ``(N, M, H)``.
         envelope : Tensor
             ``(N, M)``, 0 for padding.
-        legendre : Tensor
-            ``(N, degrees, M, M)``.
+        legendre : sequence of Tensor
+            ``(N, M, M)`` of each degree.
         basis : Tensor
             ``(N, M, radial)``.
 
@@ -95,9 +96,33 @@ class NeighborAttention(nn.Module):
             logits = self._products(q * factor, k, legendre)
             # <q, k>_L = <q, k> - t_q t_k; the constant 2/c of the squared distance keeps logits near 0.
             t_q, t_k = self._time(q), self._time(k)
-            logits = logits + factor * (1.0 / self.c - t_q * t_k.transpose(-1, -2)) + bias
+            logits = logits + factor * (1.0 / self.c - t_q * t_k.transpose(-1, -2))
         else:
-            logits = self._products(q * self.head_features**-0.5, k, legendre) + bias
+            logits = self._products(q * self.head_features**-0.5, k, legendre)
+        weight, rest = (self._twice if self.training else self._once)(logits, bias, envelope)
+        if self.lorentz:
+            points = lorentz.from_space(v, self.c)
+            mean = weight @ points
+            origin = torch.zeros_like(mean)
+            origin[..., 0] = rest.squeeze(-1) / math.sqrt(self.c)
+            joined = lorentz.normalize(mean + origin, self.c)[..., 1:]
+        else:
+            joined = weight @ v
+        return self.out(joined.transpose(1, 2).reshape(n, m, -1))
+
+    @staticmethod
+    def _once(logits: Tensor, bias: Tensor, envelope: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights, and what rests, by the fused softmax: a third of the passes over the largest tensors."""
+        # The bound only keeps a slope finite that is multiplied by a weight of 0.
+        level = envelope.clamp(min=1e-30).log().masked_fill(envelope == 0, -math.inf)
+        logits = logits + (bias + level[:, None, None, :])
+        weight = torch.cat([torch.zeros_like(logits[..., :1]), logits], -1).softmax(-1)
+        return weight[..., 1:], weight[..., :1]
+
+    @staticmethod
+    def _twice(logits: Tensor, bias: Tensor, envelope: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where it is differentiated twice: without a logarithm of what may be next to nothing."""
+        logits = logits + bias
         # The highest term cancels from value and derivatives; it only keeps exp in range. Padding is left out
         # of it: a wild logit there would push all others to 0.
         with torch.no_grad():
@@ -107,27 +132,18 @@ class NeighborAttention(nn.Module):
         weight = envelope[:, None, None, :] * torch.exp(logits - shift)
         rest = torch.exp(-top)
         total = rest + weight.sum(-1, keepdim=True)
-        weight = weight / total
-        if self.lorentz:
-            points = lorentz.from_space(v, self.c)
-            mean = weight @ points
-            origin = torch.zeros_like(mean)
-            origin[..., 0] = (rest / total).squeeze(-1) / math.sqrt(self.c)
-            joined = lorentz.normalize(mean + origin, self.c)[..., 1:]
-        else:
-            joined = weight @ v
-        return self.out(joined.transpose(1, 2).reshape(n, m, -1))
+        return weight / total, rest / total
 
-    def _products(self, q: Tensor, k: Tensor, legendre: Tensor) -> Tensor:
+    def _products(self, q: Tensor, k: Tensor, legendre: Sequence[Tensor]) -> Tensor:
         n, heads, m, _ = q.shape
         if self.degrees == 1:
             return q @ k.transpose(-1, -2)
-        q = q.reshape(n, heads, m, self.degrees, -1).transpose(2, 3)
-        k = k.reshape(n, heads, m, self.degrees, -1).permute(0, 1, 3, 4, 2)
         # One degree at a time is less to read and write than all of them and a sum; P_0 is 1.
-        total = q[:, :, 0] @ k[:, :, 0]
-        for l in range(1, self.degrees):
-            total = torch.addcmul(total, q[:, :, l] @ k[:, :, l], legendre[:, l].unsqueeze(1))
+        first, *queries = q.reshape(n, heads, m, self.degrees, -1).unbind(3)
+        start, *keys = k.reshape(n, heads, m, self.degrees, -1).unbind(3)
+        total = first @ start.mT
+        for one, other, factor in zip(queries, keys, legendre[1:], strict=True):
+            total = torch.addcmul(total, one @ other.mT, factor.unsqueeze(1))
         return total
 
     def _time(self, space: Tensor) -> Tensor:

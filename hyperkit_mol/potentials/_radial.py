@@ -57,12 +57,15 @@ class RadialBasis(nn.Module):
         return torch.exp(-0.5 * ((d - self.centers) / self.width).square())
 
 
-def legendre(cosine: Tensor, degrees: int) -> Tensor:
-    """``P_0 .. P_{degrees-1}`` of `cosine` ``(N, M, M)``, stacked into ``(N, degrees, M, M)``."""
+def legendre(cosine: Tensor, degrees: int) -> tuple[Tensor, ...]:
+    """``P_0 .. P_{degrees-1}`` of `cosine` ``(N, M, M)``.
+
+    One tensor each: the derivative of a part of a stack is a stack of zeros around it.
+    """
     values = [torch.ones_like(cosine), cosine]
     for l in range(2, degrees):
         values.append(((2 * l - 1) * cosine * values[-1] - (l - 1) * values[-2]) / l)
-    return torch.stack(values[:degrees], 1)
+    return tuple(values[:degrees])
 
 
 def soft_cap(distance: Tensor, weight: Tensor, limit: int, softness: float = 0.2) -> Tensor:

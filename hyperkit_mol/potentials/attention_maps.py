@@ -97,7 +97,7 @@ def _weights(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
 
 
 def _neighbor_weights(
-    module: NeighborAttention, message: Tensor, envelope: Tensor, legendre: Tensor, basis: Tensor
+    module: NeighborAttention, message: Tensor, envelope: Tensor, legendre: Sequence[Tensor], basis: Tensor
 ) -> Tensor:
     """``u_k exp(l_jk) / (1 + sum u exp(l))``, in logarithms: no term is too large."""
     n, m, _ = message.shape

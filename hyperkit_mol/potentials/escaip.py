@@ -50,10 +50,10 @@ class _Edges:
     direction: Tensor  # (N, M, 3)
     envelope: Tensor  # (N, M), 0 for padding
     basis: Tensor  # (N, M, R)
-    legendre: Tensor | None = None  # (N, L, M, M)
+    legendre: tuple[Tensor, ...] | None = None  # (N, M, M) of each degree
     filters: tuple[Tensor, ...] | None = None  # (N, M, H) for the first edges and for each block
 
-    def angles(self, degrees: int) -> Tensor:
+    def angles(self, degrees: int) -> tuple[Tensor, ...]:
         if self.legendre is not None:
             return self.legendre
         with torch.autocast(self.direction.device.type, enabled=False):
@@ -237,7 +237,9 @@ class EScAIP(nn.Module):
         # Bond-orientational order, sum_jk u_j u_k P_l(cos theta_jk), without its root, whose slope at 0 is
         # infinite.
         total = e.envelope.sum(1)
-        order = torch.einsum("nj,nljk,nk->nl", e.envelope, e.angles(self.config.degrees), e.envelope)
+        u = e.envelope
+        angles = e.angles(self.config.degrees)
+        order = torch.stack([((p @ u.unsqueeze(-1)).squeeze(-1) * u).sum(1) for p in angles], -1)
         return order / (1.0 + total).square().unsqueeze(-1), self.pair(pair) * self._filter(e, 0)
 
     def _around(

@@ -2,9 +2,9 @@
 
     HYPERKIT_DATA=/path/to/data OMP_NUM_THREADS=1 python tests/benchmarks/potentials_dft.py [--frames 4]
 
-Frames spread evenly over the training files of ethanol and acetylacetone (PBE/def2-SVP by ORCA, the latter with
-D3) are labelled anew with and without dispersion, in one process. Printed: the forces' difference (RMS), the
-energies' mean difference and its spread, and the time of a frame.
+Frames spread evenly over the training files of ethanol and acetylacetone (PBE/def2-SVP by ORCA, the latter
+with D3) are labelled anew with and without dispersion, in one process. Printed: the forces' difference (RMS),
+the energies' mean difference and its spread, and the time of a frame.
 """
 
 from __future__ import annotations

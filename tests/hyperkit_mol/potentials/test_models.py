@@ -132,28 +132,43 @@ def test_attention_second_derivatives(attention: str) -> None:
         torch.rand(n, 2, m, m, dtype=torch.float64, requires_grad=True),
         torch.randn(n, m, 3, dtype=torch.float64, requires_grad=True),
     )
-    assert torch.autograd.gradgradcheck(layer, inputs)
+    message, fade, angles, basis = inputs
+    assert torch.autograd.gradgradcheck(lambda *x: layer(x[0], x[1], x[2].unbind(1), x[3]), inputs)
+    # Another formula without second derivatives in mind.
+    expected = layer(message, fade, angles.unbind(1), basis)
+    found = layer.eval()(message, fade, angles.unbind(1), basis)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_of_nobody_is_the_bias(attention: str) -> None:
     layer = NeighborAttention(4, 2, 2, 3, attention)
-    out = layer(torch.randn(2, 3, 4), torch.zeros(2, 3), torch.rand(2, 2, 3, 3), torch.randn(2, 3, 3))
-    torch.testing.assert_close(out, layer.out.bias.expand_as(out))
+    angles = torch.rand(2, 2, 3, 3).unbind(1)
+    for training in (True, False):
+        layer.train(training)
+        out = layer(torch.randn(2, 3, 4), torch.zeros(2, 3), angles, torch.randn(2, 3, 3))
+        torch.testing.assert_close(out, layer.out.bias.expand_as(out))
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_attention_survives_large_logits(attention: str) -> None:
+def test_attention_survives_large_logits(attention: str, training: bool) -> None:
     torch.manual_seed(0)
-    layer = NeighborAttention(4, 1, 1, 3, attention)
+    layer = NeighborAttention(4, 1, 1, 3, attention).train(training)
     message, basis = torch.randn(2, 3, 4), torch.randn(2, 3, 3)
-    fade, angles = torch.ones(2, 3), torch.ones(2, 1, 3, 3)
+    fade, angles = torch.ones(2, 3), [torch.ones(2, 3, 3)]
     assert torch.isfinite(layer(1e4 * message, fade, angles, basis)).all()
     # A wild logit where the envelope is 0 changes nothing; with a plain maximum it would empty the others.
     fade[:, 2] = 0.0
     message[:, 2] *= 1e4
     found = layer(message, fade, angles, basis)[:, :2]
-    expected = layer(message[:, :2], fade[:, :2], angles[..., :2, :2], basis[:, :2])
+    expected = layer(message[:, :2], fade[:, :2], [a[:, :2, :2] for a in angles], basis[:, :2])
     torch.testing.assert_close(found, expected)
 
 
