@@ -26,14 +26,14 @@ def label(
     method: Annotated[
         str, typer.Option(help="gfn2, gfn1, dft, or module:function for an ASE calculator of your own.")
     ] = "gfn2",
-    functional: Annotated[str | None, typer.Option(help="Of method dft. [default: pbe]")] = None,
-    basis: Annotated[str | None, typer.Option(help="Of method dft. [default: def2-svp]")] = None,
+    functional: Annotated[str | None, typer.Option(help="Of method dft; pbe if left out.")] = None,
+    basis: Annotated[str | None, typer.Option(help="Of method dft; def2-svp if left out.")] = None,
     dispersion: Annotated[
-        str | None, typer.Option(help="Of method dft: d3bj, d3zero, d4 or none. [default: d3bj]")
+        str | None, typer.Option(help="Of method dft: d3bj (if left out), d3zero, d4 or none.")
     ] = None,
     sample_with: Annotated[
         str | None,
-        typer.Option(help="Method of the geometries. [default: gfn2 with dft, else that of the labels]"),
+        typer.Option(help="Method of the geometries; if left out gfn2 for dft, else that of the labels."),
     ] = None,
     sampling: Annotated[str, typer.Option(help="md or normal-modes.")] = "md",
     conformers: Annotated[int, typer.Option(help="Starting conformers of a molecule.")] = 4,
@@ -42,7 +42,7 @@ def label(
     ] = 100,
     temperature: Annotated[
         list[float] | None,
-        typer.Option(help="K; several by repeating it. [default: 300]", show_default=False),
+        typer.Option(help="K; several by repeating it; 300 if left out.", show_default=False),
     ] = None,
     timestep: Annotated[float, typer.Option(help="Of the dynamics, fs.")] = 1.0,
     interval: Annotated[int, typer.Option(help="Steps of the dynamics between frames.")] = 50,
