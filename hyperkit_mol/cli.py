@@ -105,7 +105,10 @@ def generate(
         Path | None, typer.Option("-m", "--model", help="Model folder; the shipped model if left out.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same molecules.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Of the decoder's choices: 1 samples the model.")] = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of the decoder's choices; 0 is greedy; the model's own if left out."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Molecules decoded at once.")] = 1024,
     jobs: Annotated[int | None, typer.Option(help="Processes; all processors if left out.")] = None,
 ) -> None:

@@ -119,7 +119,9 @@ def decorate(
     pull: Annotated[
         float, typer.Option(help="0: stay at the scaffold's latent; 1: go to a sample of the prior.")
     ] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Of the decoder's choices; 0 is greedy.")] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the decoder's choices; 0 is greedy; the model's own if left out.")
+    ] = None,
     seed: Seed = 0,
     model: Model = None,
     output: Out = Path("decorated.smi"),

@@ -146,6 +146,12 @@ class RunConfig(_Strict):
         description="how far the latents that the prior learns and samples are faded: 0 tells the decoder "
         "everything, 1 nothing (needs model.faded > 0)",
     )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="of the decoder's choices when molecules are sampled: 1 samples the model as it is, "
+        "less keeps to what is likelier",
+    )
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # pyright: ignore[reportCallIssue]

@@ -372,7 +372,7 @@ def decorate(
     count: int = 100,
     *,
     pull: float = 0.5,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     seed: int = 0,
     batch_size: int = 1024,
 ) -> list[str]:
@@ -388,8 +388,8 @@ def decorate(
     pull : float
         Where decoding looks: 0 at the scaffold's own latent, 1 at a sample of the prior, between them on the
         geodesic.
-    temperature : float
-        Of the decoder's choices.
+    temperature : float, optional
+        Of the decoder's choices; the model's own (``config.temperature``) if left out.
     seed : int
     batch_size : int
 

@@ -57,7 +57,7 @@ def generate(
     output: str | Path,
     *,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     batch_size: int = 1024,
     jobs: int | None = None,
     console: Console | None = None,
@@ -76,8 +76,8 @@ def generate(
     seed : int
         The same seed gives the same file for any number of processes (on the same machine, and for the same
         batch size).
-    temperature : float
-        Of the decoder's choices.
+    temperature : float, optional
+        Of the decoder's choices; the model's own (``config.temperature``) if left out.
     batch_size : int
         Molecules decoded at once.
     jobs : int, optional
@@ -119,7 +119,7 @@ def _batches(
     model: MoleculeGenerator | str | Path,
     count: int,
     seed: int,
-    temperature: float,
+    temperature: float | None,
     batch_size: int,
     jobs: int | None,
 ) -> Generator[tuple[list[str], int], None, None]:
@@ -158,7 +158,7 @@ def _batches(
 _sampler: Sampler | None = None
 
 
-def _start_worker(model: str, batch_size: int, temperature: float) -> None:
+def _start_worker(model: str, batch_size: int, temperature: float | None) -> None:
     global _sampler
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     follow_parent()

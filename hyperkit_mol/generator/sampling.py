@@ -44,13 +44,19 @@ class Sampler:
     max_nodes : int
         A walk that has promised this many motifs promises no more; every open site is still filled, so the
         molecule is whole.
-    temperature : float
-        Of the decoder's choices; 1 samples the model, 0 takes the likeliest choice every time.
+    temperature : float, optional
+        Of the decoder's choices: 1 samples the model as it is, 0 takes the likeliest choice every time. Left
+        out, it is ``model.config.temperature``.
     """
 
     def __init__(
-        self, model: MoleculeGenerator, batch_size: int = 1024, max_nodes: int = 40, temperature: float = 1.0
+        self,
+        model: MoleculeGenerator,
+        batch_size: int = 1024,
+        max_nodes: int = 40,
+        temperature: float | None = None,
     ) -> None:
+        temperature = model.config.temperature if temperature is None else temperature
         if temperature < 0:
             raise ValueError(f"temperature must be >= 0, got {temperature}")
         if batch_size < 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from generator_case import small_config
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolWt
+from rich.console import Console
 
 from hyperkit.optim import RiemannianAdam
 from hyperkit_mol.chem.batch import Collator
@@ -15,6 +18,7 @@ from hyperkit_mol.chem.prepare import TreeDataset, prepare
 from hyperkit_mol.generator.autoencoder import Latent
 from hyperkit_mol.generator.encoder import by_kind
 from hyperkit_mol.generator.gan import LatentCritic, LatentGenerator, gradient_penalty
+from hyperkit_mol.generator.generate import generate
 from hyperkit_mol.generator.heads import LabelHead, pick, segment_log_softmax
 from hyperkit_mol.generator.lightning_modules import GANTraining
 from hyperkit_mol.generator.model import MoleculeGenerator
@@ -111,6 +115,17 @@ def test_samples_are_valid_and_repeatable(data: TreeDataset) -> None:
     other = [s for part in sampler.sample(300, seed=4) for s in part]
     assert smiles == again
     assert smiles != other
+
+
+def test_a_model_has_a_temperature_of_its_own(data: TreeDataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MoleculeGenerator(data.vocabulary, small_config(temperature=0.25)).eval()
+    model.save(tmp_path / "model")
+    loaded = MoleculeGenerator.load(tmp_path / "model")
+    own, same, other = (Sampler(loaded, temperature=t).batch(0, 30, 0) for t in (None, 0.25, 1.0))
+    assert own == same != other
+    generate(tmp_path / "model", 30, tmp_path / "out.smi", console=Console(quiet=True))
+    assert (tmp_path / "out.smi").read_text().split() == own
 
 
 def test_samples_are_canonical(trained: MoleculeGenerator) -> None:
