@@ -11,38 +11,51 @@
 namespace HK_NS {
 namespace {
 
-template <int O>
+template <int O, int K>
 HK_FLAT void conv(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
   Serial g;
-  Conv<Serial, O> f(g, a, scratch);
+  Conv<Serial, O, K> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.forward(n);
 }
 
-template <int O>
+template <int O, int K>
 HK_FLAT void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
   Serial g;
-  Conv<Serial, O> f(g, a, scratch);
+  Conv<Serial, O, K> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.backward(n, b);
 }
 
-hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward); }
+hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward, Serial::pairs); }
 
+// Usual sizes, known to the compiler: no code for what is left of a row, and half of the time. Each takes seconds to
+// compile, so that there are no more, and but one of each kind where HK_FEW_SIZES is set (by tests).
+#if defined(HK_FEW_SIZES)
+#define HK_MORE_SIZES(...)
+#else
+#define HK_MORE_SIZES(...) __VA_ARGS__
+#endif
+#if defined(__AVX2__)
+#define HK_CONV_SIZES(F, ...)                                      \
+  if (a.k == 8 && a.d == a.o) {                                    \
+    if (a.o == 16) return F<16, 8>(__VA_ARGS__);                   \
+    HK_MORE_SIZES(if (a.o == 32) return F<32, 8>(__VA_ARGS__);)    \
+    HK_MORE_SIZES(if (a.o == 64) return F<64, 8>(__VA_ARGS__);)    \
+  }
+#else
+#define HK_CONV_SIZES(F, ...)
+#endif
 void conv_any(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
+  HK_CONV_SIZES(conv, a, begin, end, scratch)
   switch (a.o) {
-    case 16: return conv<16>(a, begin, end, scratch);
-    case 32: return conv<32>(a, begin, end, scratch);
-    case 64: return conv<64>(a, begin, end, scratch);
-    default: return conv<0>(a, begin, end, scratch);
+    case 16: return conv<16, 0>(a, begin, end, scratch);
+    HK_MORE_SIZES(case 32: return conv<32, 0>(a, begin, end, scratch);)
+    HK_MORE_SIZES(case 64: return conv<64, 0>(a, begin, end, scratch);)
+    default: return conv<0, 0>(a, begin, end, scratch);
   }
 }
-
 void conv_backward_any(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
-  switch (a.o) {
-    case 16: return conv_backward<16>(a, b, begin, end, scratch);
-    case 32: return conv_backward<32>(a, b, begin, end, scratch);
-    case 64: return conv_backward<64>(a, b, begin, end, scratch);
-    default: return conv_backward<0>(a, b, begin, end, scratch);
-  }
+  HK_CONV_SIZES(conv_backward, a, b, begin, end, scratch)
+  conv_backward<0, 0>(a, b, begin, end, scratch);
 }
 
 HK_FLAT void adam(const hk_adam_args& a, hk_int begin, hk_int end, int d, float* x, const float* grad, float* m,
@@ -369,9 +382,10 @@ HK_FLAT void linear_join(const hk_linear_args& a, const float* product, float* g
   }
 }
 
-const hk_table table = {HK_NAME, conv_scratch,     conv_any, conv_backward_any, adam,   row_any,
-                        row_backward_any, tail, tail_backward, ball_tail, ball_tail_backward, linear,            linear_backward, linear_join,
-                        tanimoto_any, columns_any};
+const hk_table table = {
+    HK_NAME,       conv_scratch,       conv_any, conv_backward_any, adam,        row_any,      row_backward_any, tail,
+    tail_backward, ball_tail,          ball_tail_backward,          linear,      linear_backward,  linear_join,
+    tanimoto_any,  columns_any};
 
 }  // namespace
 }  // namespace HK_NS

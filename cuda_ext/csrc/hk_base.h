@@ -45,6 +45,19 @@ struct same_type<A, A> {
   static constexpr bool value = true;
 };
 
+// f(0), f(1) .. f(N - 1), each with a number that is known to the compiler.
+template <int I>
+struct constant {
+  HK_FN constexpr operator int() const { return I; }
+};
+template <int N, class F>
+HK_FN void unrolled(F f) {
+  if constexpr (N > 0) {
+    unrolled<N - 1>(f);
+    f(constant<N - 1>());
+  }
+}
+
 HK_FN float sqrt_(float x) {
 #if defined(__CUDA_ARCH__)
   return sqrtf(x);

@@ -4,8 +4,8 @@
 
 namespace HK_NS {
 
-template <class G, int O>
-HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
+template <class G, int O, int K>
+HK_FN void Conv<G, O, K>::backward(hk_int n, const hk_conv_grad& b) {
   float all = a.total[n];
   if (all == 0.0f) return;  // nobody: the output does not depend on anything
   centre(n);
@@ -31,27 +31,38 @@ HK_FN void Conv<G, O>::backward(hk_int n, const hk_conv_grad& b) {
   g.each(o, [&](int i) { t.gacc[i] = scale * (rr * out[1 + i] + twice * sums[1 + i] * scale); });
   g.each(1, [&](int) { t.gacc[outs] = scale * 2.0f * c * time * g_square; });
   g.each(row, [&](int e) { t.node[e] = 0.0f; });
-  for (hk_int e = a.begin[n]; e < a.begin[n + 1]; ++e) {
-    prefetch(e + 1);
-    if (e + 1 < a.begin[a.n]) g.prefetch(b.product + a.source[e + 1] * row, row);
-    if (a.weight[e] == 0.0f && b.weight == nullptr) continue;
-    pair_backward(e, n, b);
+  hk_int place[B];
+  for (hk_int e = a.begin[n]; e < a.begin[n + 1];) {
+    e = ahead = gather_pairs(e, n, place, b.weight != nullptr);
+    if (count == 0) continue;
+    forward_pairs();
+    each_pair([&](int i) {
+      prefetch(b.product, e + i, row);
+      prefetch(b.x, e + i, d + 1);
+      pair_backward(i, place[i], n, b);
+    });
   }
   // As a centre; `product` is what nodes get as neighbours.
   float* centre_product = b.centre + n * row;
   g.each(row, [&](int e) { centre_product[e] += t.node[e]; });
 }
 
-template <class G, int O>
-HK_FN void Conv<G, O>::pair_backward(hk_int e, hk_int n, const hk_conv_grad& b) {
-  hk_int neighbour = a.source[e];
+template <class G, int O, int K>
+HK_FN void Conv<G, O, K>::pair_backward(int pair, hk_int e, hk_int n, const hk_conv_grad& b) {
+  hk_int neighbour = this->neighbour[pair];
   const G& group = g;
-  pair_forward(neighbour);
-  const Scratch t = s;
+  // The pair's own part of the scratch, and its numbers.
+  Scratch t = s;
+  t.zw += pair * d, t.z += pair * d, t.y += pair * row, t.q += pair * k, t.dist += pair * k, t.w += pair * k;
+  t.gate += pair * k, t.excess += pair * k, t.f += pair * k, t.t += pair * k, t.mean += pair * o;
+  const wide kappa = this->kappa[pair], tx = this->tx[pair], px = this->px[pair];
+  const float z0 = this->z0[pair], m0 = this->m0[pair], reach = this->reach[pair], r = this->r[pair];
+  const float square_mean = this->square_mean[pair], plus = this->plus[pair];
+  const bool fast = this->fast[pair];
   const int outs = o, space = k * o, kernels = k;
   const float c = a.c, rc = radius, eps = a.eps, sigma = a.sigma;
   // The pair's point: [time, r mean], weight times gacc is its gradient.
-  float weight = a.weight[e] * reach;
+  float weight = this->weight[pair] * reach;
   float time = sqrt_(square_mean * r * r + (float)ic);
   float along = g.sum(o, [&](int i) { return t.mean[i] * t.gacc[i]; }, 0.0f);
   float g_weight = r * along + time * t.gacc[outs];

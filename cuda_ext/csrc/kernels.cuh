@@ -28,7 +28,7 @@ HK_DEVICE void in_turn(hk_int n, F f) {
 template <int L>
 HK_DEVICE void conv_forward(const hk_conv_args& a, float* shared) {
   Lanes<L> g;
-  Conv<Lanes<L>, 0> f(g, a, shared + threadIdx.x / L * conv_floats(a.d, a.o, a.k, 0));
+  Conv<Lanes<L>, 0, 0> f(g, a, shared + threadIdx.x / L * conv_floats(a.d, a.o, a.k, 0));
   in_turn<L>(a.n, [&](hk_int n) { f.forward(n); });
 }
 
@@ -36,7 +36,7 @@ template <int L>
 HK_DEVICE void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, float* shared) {
   Lanes<L> g;
   int pass = b.kernels == nullptr ? 1 : 2;
-  Conv<Lanes<L>, 0> f(g, a, shared + threadIdx.x / L * conv_floats(a.d, a.o, a.k, pass));
+  Conv<Lanes<L>, 0, 0> f(g, a, shared + threadIdx.x / L * conv_floats(a.d, a.o, a.k, pass));
   hk_conv_grad mine = f.begin_backward(b);
   in_turn<L>(a.n, [&](hk_int n) { f.backward(n, mine); });
   f.end_backward(b);

@@ -43,15 +43,16 @@ SETTINGS: dict[str, Any] = {
     "model.kl_weight": 0.02,
     "autoencoder.warmup": 40,
     "autoencoder.kl_warmup": 100,
-    "autoencoder.lr": 4e-3,
 }
 FIELDS = ("label", "parent", "site", "length")
 
 
-def configuration(geometry: str, latent: int, seed: int, steps: int, batch: int) -> RunConfig:
+def configuration(
+    geometry: str, latent: int, seed: int, steps: int, batch: int, lr: float = 4e-3
+) -> RunConfig:
     """The preset with small sizes, and what is varied."""
     varied = {"model.geometry": geometry, "model.latent": latent, "seed": seed}
-    length = {"autoencoder.steps": steps, "autoencoder.batch_size": batch}
+    length = {"autoencoder.steps": steps, "autoencoder.batch_size": batch, "autoencoder.lr": lr}
     return load_config("moses-cpu", SETTINGS | varied | length)
 
 
@@ -142,7 +143,7 @@ def train(args: argparse.Namespace) -> None:
                 path = args.out / f"{geometry}-{latent}-{seed}.npz"
                 if path.exists():
                     continue
-                config = configuration(geometry, latent, seed, args.steps, args.batch)
+                config = configuration(geometry, latent, seed, args.steps, args.batch, args.lr)
                 data = pipeline.load_data(config, Console())
                 # The same molecules are held out for every seed: figures are compared over them.
                 index, held = split(data, config.data.validation, None, 0)
@@ -153,7 +154,7 @@ def train(args: argparse.Namespace) -> None:
                 auto.eval()
                 result = validate(auto, data, held[: args.held], device)
                 result |= {"geometry": geometry, "latent": latent, "seed": seed, "seconds": seconds}
-                result |= {"steps": args.steps, "batch": args.batch, "device": device}
+                result |= {"steps": args.steps, "batch": args.batch, "lr": args.lr, "device": device}
                 result["parameters"] = sum(p.numel() for p in auto.parameters())
                 print(result, flush=True)
                 prior = WrappedNormalPrior(auto.latents.features).to(device)
@@ -310,6 +311,7 @@ def main() -> None:
     fitting.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     fitting.add_argument("--steps", type=int, default=300)
     fitting.add_argument("--batch", type=int, default=2560)
+    fitting.add_argument("--lr", type=float, default=4e-3)
     fitting.add_argument("--samples", type=int, default=10_000)
     fitting.add_argument("--held", type=int, default=4000, help="held-out molecules to reconstruct")
     fitting.add_argument("--pairs", type=int, default=1500, help="held-out molecules whose latents are kept")

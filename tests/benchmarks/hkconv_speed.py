@@ -3,7 +3,9 @@
 Process time, so that a busy machine does not blur the ratios; the forms take turns and each figure is the
 least over the rounds. "bound" is the larger of two times that no program for this method can beat here: the
 multiply-adds of one product a node and of the combination a pair at the rate of a large matrix product, and
-the bytes of inputs, products and outputs at the rate of a copy, both measured in the same run.
+the bytes of inputs, products and outputs at the rate of a copy, both measured in the same run. With
+``--compile`` the matrix products and the step-by-step form of differences (``paper`` of ``hkconv_eager.py``)
+are compiled as well.
 
     python tests/benchmarks/hkconv_speed.py [--nodes 20000] [--neighbors 16] [--kernels 8] [--features 32]
                                             [--threads 1] [--rounds 3] [--compile] [--vary]
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from hkconv_eager import paper
 from torch import Tensor
 
 from hyperkit.info import info
@@ -73,7 +76,7 @@ def main() -> None:
     defaults = {"nodes": 20000, "neighbors": 16, "kernels": 8, "features": 32, "threads": 1, "rounds": 3}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--compile", action="store_true", help="add torch.compile of the eager form")
+    parser.add_argument("--compile", action="store_true", help="add torch.compile of two eager forms")
     parser.add_argument("--vary", action="store_true", help="the fused form's cost against N, M, K and d")
     a = parser.parse_args()
     if not _fused.active():
@@ -110,12 +113,17 @@ def main() -> None:
     forms: dict[str, Callable] = {"fused": fused, "eager": eager}
     if a.compile:
         plain = torch.compile(fused)
+        steps = torch.compile(lambda x, neighbors: paper(layer, x, neighbors))
 
         def compiled(x: Tensor, neighbors: Tensor) -> Tensor:
             with _fused.disabled():
                 return plain(x, neighbors)
 
-        forms["compiled"] = compiled
+        def difference(x: Tensor, neighbors: Tensor) -> Tensor:
+            with _fused.disabled():
+                return steps(x, neighbors)
+
+        forms |= {"compiled": compiled, "compiled difference form": difference}
     best = dict.fromkeys(((form, way) for form in forms for way in "fb"), float("inf"))
     for turn in range(a.rounds + 1):  # the first warms up and checks
         for form, f in forms.items():

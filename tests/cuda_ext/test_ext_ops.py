@@ -125,7 +125,17 @@ def test_exp_and_transport_at_hard_points(kind, place, device):
 @pytest.mark.parametrize("correlation", ["distance", "linear", "gaussian"])
 @pytest.mark.parametrize(
     "sizes",
-    [{}, {"k": 1, "o": 16}, {"d": 1, "o": 1}, {"d": 257, "o": 32, "n": 8}, {"d": 64, "o": 64, "k": 16}],
+    [
+        {},
+        {"k": 1, "o": 16},
+        {"d": 1, "o": 1},
+        {"d": 257, "o": 32, "n": 8},
+        {"d": 64, "o": 64, "k": 16},
+        # Sizes known to the compiler; on the CPU four pairs go together, of which a few are left over.
+        {"d": 16, "o": 16, "k": 8, "m": 4},
+        {"d": 32, "o": 32, "k": 8, "m": 7},
+        {"d": 64, "o": 64, "k": 8, "m": 9},
+    ],
 )
 def test_conv_value_and_gradients(correlation, sizes, device):
     tensors, graph, rule = conv_case(correlation, **sizes, device=device)

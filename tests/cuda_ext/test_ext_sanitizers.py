@@ -13,7 +13,7 @@ from ext_case import needs_compiler
 from hyperkit._ext import build
 
 pytestmark = [needs_compiler, pytest.mark.slow]
-FLAGS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+FLAGS = ("-DHK_FEW_SIZES", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
 def runtime() -> str:
@@ -59,9 +59,9 @@ def test_a_kernel_that_writes_beyond_its_scratch_is_noticed(tmp_path, monkeypatc
     shutil.copytree(build.SOURCES, sources)
     header = sources / "hk_conv.h"
     text = header.read_text()
-    whole = "+ d + row + 7 * k"
+    whole = "+ b * (d + row + 7 * k)"
     assert text.count(whole) == 1
-    header.write_text(text.replace(whole, "+ d + 7 * k"))
+    header.write_text(text.replace(whole, "+ b * (d + 7 * k)"))
     monkeypatch.setattr(build, "SOURCES", sources)
     done = cases(built(tmp_path / "lib"))
     assert done.returncode != 0
