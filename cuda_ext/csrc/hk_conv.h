@@ -16,12 +16,12 @@ namespace HK_NS {
 constexpr float FAST_RATIO = 32.0f;  // costs at most log2(32) = 5 of 24 bits
 
 // Floats of scratch a group needs: passes are 0 forward, 1 backward, 2 backward with gradients of kernel points;
-// `pairs` is how many pairs go through the phases together. Where it is more than one the kernels' and the centre's
-// numbers are kept in higher precision as well.
+// `pairs` is how many pairs go through the phases together. Where it is more than one the kernels are kept in
+// higher precision as well.
 HK_FN hk_int conv_floats(int d, int o, int k, int pass, int pairs = 1) {
   hk_int row = (hk_int)k * (o + 1), b = pairs;
   hk_int base = 2 * (b * d + k) + b * (d + row + 7 * k) + b * o + 1 + o + 1;  // the first are of at most 8 bytes each
-  if (pairs > 1) base += 2 * ((hk_int)k * d + d) + b * k;
+  if (pairs > 1) base += 2 * (hk_int)k * d + b * k;
   // `first`, `scale` and `kernels` are sums over all nodes of a group; on the CPU they are not touched.
   hk_int more = pass > 0 ? row + 6 * k + 2 * (o + 1) + row + k : 0;
   if (pass > 1) more += (hk_int)k * (d + 1);
@@ -29,7 +29,7 @@ HK_FN hk_int conv_floats(int d, int o, int k, int pass, int pairs = 1) {
 }
 
 struct Scratch {
-  wide *zw, *kernel_b, *kernels_wide, *centre;
+  wide *zw, *kernel_b, *kernels_wide;
   float *z, *y, *q, *dist, *w, *gate, *excess, *f, *t, *mean, *acc, *scales;
   float *node, *gw, *gq, *gu, *gd, *along, *gm, *gacc;
   float *first, *scale, *kernels;
@@ -39,8 +39,8 @@ struct Scratch {
     wide* wp = (wide*)memory;
     zw = wp, wp += b * d;
     kernel_b = wp, wp += k;
-    kernels_wide = wp, centre = wp;
-    if (b > 1) centre += k * d, wp = centre + d;
+    kernels_wide = wp;
+    if (b > 1) wp += k * d;
     float* p = (float*)wp;
     z = p, p += b * d;
     y = p, p += b * row;
@@ -145,10 +145,6 @@ struct Conv {
     g.sum1(d, [&](int i, wide& to) { gather_(to, x[i], x[i]); }, qp);
     tp = sqrt_(qp + ic);
     over_tp = wide(1.0f) / (wide(1.0f) + root * tp);
-    if constexpr (B > 1) {
-      const Scratch t = s;
-      g.each(d, [&](int i) { t.centre[i] = wide(x[i]); });
-    }
   }
 
   // The next pairs of node n from `e` on, of those that count; returns where to go on.
