@@ -90,13 +90,13 @@ def main() -> None:
             now = {key: int(value) for key, value in {**size, **change}.items()}
             layer, x, neighbors = case(**now)
 
-            def fused(x: Tensor, neighbors: Tensor, layer: HKConv = layer) -> Tensor:
+            def one(x: Tensor, neighbors: Tensor, layer: HKConv = layer) -> Tensor:
                 return layer(x, neighbors=neighbors)
 
             with torch.no_grad():
-                fused(x, neighbors)
-                f = min(seconds(lambda: fused(x, neighbors)) for _ in range(a.rounds))  # noqa: B023
-            b = min(seconds(lambda: backward(fused, x, neighbors)) for _ in range(a.rounds))  # noqa: B023
+                one(x, neighbors)
+                f = min(seconds(lambda: one(x, neighbors)) for _ in range(a.rounds))  # noqa: B023
+            b = min(seconds(lambda: backward(one, x, neighbors)) for _ in range(a.rounds))  # noqa: B023
             print(
                 f"| {' | '.join(str(v) for v in now.values())} | {1e3 * f:.0f} | {1e3 * b:.0f} |", flush=True
             )

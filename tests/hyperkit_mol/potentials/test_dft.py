@@ -154,25 +154,6 @@ def test_dft_by_the_command_line(tmp_path: Path) -> None:
     assert again.get_potential_energy() == pytest.approx(read[4].energy, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["in.smi", "--basis", "sto-3g"], "functional, basis and dispersion are settings of method dft"),
-        (["in.smi", "--method", "dft", "--dispersion", "d2"], "dispersion must be d3bj, d3zero, d4, none"),
-        (["--structures", "in.smi", "--sample-with", "gfn2"], "--sample-with is for SMILES"),
-    ],
-)
-def test_command_line_says_what_is_wrong(
-    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.smi").write_text("C\n")
-    found = CliRunner().invoke(app, ["label", *options])
-    assert found.exit_code == 1
-    assert message in " ".join(found.output.split())
-    assert [p.name for p in tmp_path.iterdir()] == ["in.smi"]
-
-
 def test_a_run_in_parts_has_the_frames_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "in.smi").write_text("CO\n[CH3]\nC1CC\n")
