@@ -13,19 +13,19 @@ namespace {
 
 template <int O, int K>
 HK_FLAT void conv(const hk_conv_args& a, hk_int begin, hk_int end, float* scratch) {
-  Serial g;
-  Conv<Serial, O, K> f(g, a, scratch);
+  SerialPairs g;
+  Conv<SerialPairs, O, K> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.forward(n);
 }
 
 template <int O, int K>
 HK_FLAT void conv_backward(const hk_conv_args& a, const hk_conv_grad& b, hk_int begin, hk_int end, float* scratch) {
-  Serial g;
-  Conv<Serial, O, K> f(g, a, scratch);
+  SerialPairs g;
+  Conv<SerialPairs, O, K> f(g, a, scratch);
   for (hk_int n = begin; n < end; ++n) f.backward(n, b);
 }
 
-hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward, Serial::pairs); }
+hk_int conv_scratch(int d, int o, int k, int backward) { return conv_floats(d, o, k, backward, SerialPairs::pairs); }
 
 // Usual sizes, known to the compiler: no code for what is left of a row, and half of the time. Each takes seconds to
 // compile, so that there are no more, and but one of each kind where HK_FEW_SIZES is set (by tests).

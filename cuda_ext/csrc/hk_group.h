@@ -102,81 +102,73 @@ struct LaneSums {
 // The CPU: one lane, whose loops are SIMD code.
 struct Serial {
   static constexpr bool shared_memory = false;
-  static constexpr int pairs = 4;  // of a convolution at once
-  template <class T>
-  HK_FN static constexpr bool in_lanes() {
-#if defined(HK_LANES)
-    return same_type<T, float>::value || same_type<T, double>::value;
-#else
-    return false;
-#endif
-  }
   template <class F>
   HK_FN void each(int n, F f) const {
     HK_LOOP
     for (int i = 0; i < n; ++i) f(i);
   }
-  template <class T, class F>
-  HK_FN T sum(int n, F f, T) const {
-    T s;
-    sum1(n, [&](int i, T& to) { to += f(i); }, s);
+  template <class F>
+  HK_FN float sum(int n, F f, float) const {
+#if defined(HK_LANES)
+    LaneSums<float> lanes;
+    int i = 0;
+    for (; i + LaneSums<float>::N <= n; i += LaneSums<float>::N) {
+      float t[LaneSums<float>::N];
+      HK_LOOP
+      for (int l = 0; l < LaneSums<float>::N; ++l) t[l] = f(i + l);
+      lanes.add(t);
+    }
+    float s = lanes.total();
+    for (; i < n; ++i) s += f(i);
+    return s;
+#else
+    float s = 0.0f;
+#if defined(HK_SIMD)
+#pragma omp simd reduction(+ : s)
+#endif
+    for (int i = 0; i < n; ++i) s += f(i);
+    return s;
+#endif
+  }
+  template <class F>
+  HK_FN double sum(int n, F f, double) const {
+    double s = 0.0;
+#if defined(HK_SIMD)
+#pragma omp simd reduction(+ : s)
+#endif
+    for (int i = 0; i < n; ++i) s += f(i);
     return s;
   }
-  // Written out: the compiler does not make SIMD code of reductions to places of an array.
-  template <class T, class F>
-  HK_FN void sum1(int n, F f, T& out) const {
-    T a = T(0.0f);
-    int i = 0;
-#if defined(HK_LANES)
-    if constexpr (in_lanes<T>()) {
-      constexpr int N = LaneSums<T>::N;
-      LaneSums<T> a_;
-      for (; i + N <= n; i += N) {
-        T ta[N];
-        HK_LOOP
-        for (int l = 0; l < N; ++l) {
-          T aa = T(0.0f);
-          f(i + l, aa);
-          ta[l] = aa;
-        }
-        a_.add(ta);
-      }
-      a = a_.total();
-    }
-#endif
-    if constexpr (same_type<T, pair>::value) {
-      for (int j = i; j < n; ++j) f(j, a);
-    } else {
-#if defined(HK_SIMD)
-#pragma omp simd reduction(+ : a)
-#endif
-      for (int j = i; j < n; ++j) f(j, a);
-    }
-    out = a;
+  template <class F>
+  HK_FN pair sum(int n, F f, pair) const {
+    pair s(0.0f);
+    for (int i = 0; i < n; ++i) s += f(i);
+    return s;
   }
-  // What is left of a row is added up term by term: SIMD code for it, beside that for what f writes, made gradients
-  // of a convolution take a third longer.
   template <class T, class F>
   HK_FN void sum2(int n, F f, T& first, T& second) const {
     T a = T(0.0f), b = T(0.0f);
 #if defined(HK_LANES)
     if constexpr (same_type<T, float>::value) {
-      constexpr int N = LaneSums<T>::N;
-      LaneSums<T> a_, b_;
+      LaneSums<float> as, bs;
       int i = 0;
-      for (; i + N <= n; i += N) {
-        T ta[N], tb[N];
+      for (; i + LaneSums<float>::N <= n; i += LaneSums<float>::N) {
+        float t[LaneSums<float>::N], u[LaneSums<float>::N];
         HK_LOOP
-        for (int l = 0; l < N; ++l) {
-          T aa = T(0.0f), bb = T(0.0f);
-          f(i + l, aa, bb);
-          ta[l] = aa, tb[l] = bb;
+        for (int l = 0; l < LaneSums<float>::N; ++l) {
+          float p = 0.0f, q = 0.0f;
+          f(i + l, p, q);
+          t[l] = p;
+          u[l] = q;
         }
-        a_.add(ta), b_.add(tb);
+        as.add(t);
+        bs.add(u);
       }
-      a = a_.total(), b = b_.total();
+      a = as.total();
+      b = bs.total();
       for (; i < n; ++i) f(i, a, b);
-      first = a, second = b;
+      first = a;
+      second = b;
       return;
     }
 #endif
@@ -188,16 +180,106 @@ struct Serial {
 #endif
       for (int i = 0; i < n; ++i) f(i, a, b);
     }
-    first = a, second = b;
+    first = a;
+    second = b;
   }
   template <class T, class F>
   HK_FN void sum3(int n, F f, T& first, T& second, T& third) const {
     T a = T(0.0f), b = T(0.0f), c = T(0.0f);
-    int i = 0;
+    if constexpr (same_type<T, pair>::value) {
+      for (int i = 0; i < n; ++i) f(i, a, b, c);
+    } else {
+#if defined(HK_SIMD)
+#pragma omp simd reduction(+ : a, b, c)
+#endif
+      for (int i = 0; i < n; ++i) f(i, a, b, c);
+    }
+    first = a;
+    second = b;
+    third = c;
+  }
+  template <class T, class F>
+  HK_FN void sum1(int n, F f, T& out) const {
+    T s = T(0.0f);
+    if constexpr (same_type<T, pair>::value) {
+      for (int i = 0; i < n; ++i) f(i, s);
+    } else {
+#if defined(HK_SIMD)
+#pragma omp simd reduction(+ : s)
+#endif
+      for (int i = 0; i < n; ++i) f(i, s);
+    }
+    out = s;
+  }
+  template <class T, class F, class H>
+  HK_FN void rows(int n, int m, T, F f, H h) const {
+    for (int r = 0; r < n; ++r) {
+      T s;
+      sum1(m, [&](int i, T& to) { f(r, i, to); }, s);
+      h(r, s);
+    }
+  }
+  HK_FN void add(float* p, float v) const { *p += v; }
+  HK_FN void sync() const {}
+  // Rows that the next node or pair reads, at places that nobody could guess.
+  HK_FN void prefetch(const float* p, int n) const {
+#if !defined(__CUDACC__)
+    for (int i = 0; i < n; i += 16) __builtin_prefetch(p + i);
+#endif
+  }
+};
+
+// HKConv's: a few pairs at once, and sums in lanes of float64 too, what is left of a row included. Row operations, whose
+// sums are few and whose loops write, take up to three times as long with these.
+struct SerialPairs : Serial {
+  static constexpr int pairs = 4;
+  template <class T>
+  HK_FN static constexpr bool in_lanes() {
 #if defined(HK_LANES)
-    if constexpr (in_lanes<T>()) {
+    return same_type<T, float>::value || same_type<T, double>::value;
+#else
+    return false;
+#endif
+  }
+#if defined(HK_LANES)
+  template <class T, class F>
+  HK_FN T sum(int n, F f, T) const {
+    T s;
+    sum1(n, [&](int i, T& to) { to += f(i); }, s);
+    return s;
+  }
+  template <class T, class F>
+  HK_FN void sum1(int n, F f, T& out) const {
+    if constexpr (!in_lanes<T>()) {
+      Serial::sum1(n, f, out);
+    } else {
+      constexpr int N = LaneSums<T>::N;
+      LaneSums<T> a_;
+      int i = 0;
+      for (; i + N <= n; i += N) {
+        T ta[N];
+        HK_LOOP
+        for (int l = 0; l < N; ++l) {
+          T aa = T(0.0f);
+          f(i + l, aa);
+          ta[l] = aa;
+        }
+        a_.add(ta);
+      }
+      T a = a_.total();
+#pragma omp simd reduction(+ : a)
+      for (int j = i; j < n; ++j) f(j, a);
+      out = a;
+    }
+  }
+  template <class T, class F>
+  HK_FN void sum3(int n, F f, T& first, T& second, T& third) const {
+    if constexpr (!in_lanes<T>()) {
+      Serial::sum3(n, f, first, second, third);
+    } else {
       constexpr int N = LaneSums<T>::N;
       LaneSums<T> a_, b_, c_;
+      int i = 0;
       for (; i + N <= n; i += N) {
         T ta[N], tb[N], tc[N];
         HK_LOOP
@@ -208,19 +290,13 @@ struct Serial {
         }
         a_.add(ta), b_.add(tb), c_.add(tc);
       }
-      a = a_.total(), b = b_.total(), c = c_.total();
-    }
-#endif
-    if constexpr (same_type<T, pair>::value) {
-      for (int j = i; j < n; ++j) f(j, a, b, c);
-    } else {
-#if defined(HK_SIMD)
+      T a = a_.total(), b = b_.total(), c = c_.total();
 #pragma omp simd reduction(+ : a, b, c)
-#endif
       for (int j = i; j < n; ++j) f(j, a, b, c);
+      first = a, second = b, third = c;
     }
-    first = a, second = b, third = c;
   }
+#endif
   template <class T, class F, class H>
   HK_FN void rows(int n, int m, T zero, F f, H h) const {
     auto value = [&](int r, int i, int) {
@@ -282,14 +358,6 @@ struct Serial {
     });
   }
 #endif
-  HK_FN void add(float* p, float v) const { *p += v; }
-  HK_FN void sync() const {}
-  // Rows that the next node or pair reads, at places that nobody could guess.
-  HK_FN void prefetch(const float* p, int n) const {
-#if !defined(__CUDACC__)
-    for (int i = 0; i < n; i += 16) __builtin_prefetch(p + i);
-#endif
-  }
 };
 
 #if defined(__CUDACC__) || defined(HK_EMULATE)
