@@ -2,13 +2,16 @@
 
     python tests/benchmarks/generator_geometry.py train --latent 8 16 32 64 --seeds 0 1 2 --out runs/geometry
     python tests/benchmarks/generator_geometry.py measure runs/geometry
+    python tests/benchmarks/generator_geometry.py take runs/a/model runs/b/model --out runs/longer
 
 ``train`` trains each combination for the same steps from the start (no tuning for either geometry), encodes
 held-out molecules, fits a wrapped normal (Euclidean: a normal) to the faded latents of training molecules and
-samples from it; one file for each. What is there already is not made again. ``measure`` (RDKit, minutes)
-prints the table, mean and standard deviation over seeds: exact reconstruction of held-out molecules, FCD,
-SNN and Scaf of the samples against *other held-out training* molecules (not MOSES's test sets), and rank
-correlations of latent distance with Tanimoto distance and with the edit distance of motif trees.
+samples from it; one file for each. What is there already is not made again. ``take`` does the same with
+models that `hyperkit-mol train` has trained, one of a geometry, latent dimension and seed. ``measure``
+(RDKit, minutes) prints the table, mean and standard deviation over seeds: exact reconstruction of held-out
+molecules, FCD, SNN and Scaf of the samples against *other held-out training* molecules (not MOSES's test
+sets), and rank correlations of latent distance with Tanimoto distance and with the edit distance of motif
+trees.
 """
 
 from __future__ import annotations
@@ -132,6 +135,29 @@ def sample(
     part.rename(path)
 
 
+def keep(
+    path: Path, model: MoleculeGenerator, data: TreeDataset, args: argparse.Namespace, result: dict
+) -> multiprocessing.process.BaseProcess:
+    """Validate a trained model, encode, fit the normal and begin to sample: the process that does."""
+    auto, device = model.autoencoder.eval(), result["device"]
+    seed = result["seed"]
+    # The same molecules are held out for every seed: figures are compared over them.
+    index, held = split(data, model.config.data.validation, None, 0)
+    found = validate(auto, data, held[: args.held], device) | result
+    found["parameters"] = sum(p.numel() for p in auto.parameters())
+    print(found, flush=True)
+    prior = WrappedNormalPrior(auto.latents.features).to(device)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        faded = auto.blur(encode(auto, data, index[:20_000], device), fade=model.config.fade)
+        prior.fit(torch.cat([auto.latents.log0(x) for x in faded], -1))
+    points = Latent(*(x.cpu() for x in encode(auto, data, held[: args.pairs], device)))
+    work = (path, model.cpu(), prior.cpu(), points, args.samples, found)
+    writer = multiprocessing.get_context("fork").Process(target=sample, args=work)
+    writer.start()
+    return writer
+
+
 def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.threads)
@@ -145,30 +171,27 @@ def train(args: argparse.Namespace) -> None:
                     continue
                 config = configuration(geometry, latent, seed, args.steps, args.batch, args.lr)
                 data = pipeline.load_data(config, Console())
-                # The same molecules are held out for every seed: figures are compared over them.
-                index, held = split(data, config.data.validation, None, 0)
                 torch.manual_seed(seed)
                 model = MoleculeGenerator(data.vocabulary, config)
                 auto = model.autoencoder.to(device).train()
                 seconds = fit(auto, config, data, device, args.workers, path.stem)
-                auto.eval()
-                result = validate(auto, data, held[: args.held], device)
-                result |= {"geometry": geometry, "latent": latent, "seed": seed, "seconds": seconds}
+                result = {"geometry": geometry, "latent": latent, "seed": seed, "seconds": seconds}
                 result |= {"steps": args.steps, "batch": args.batch, "lr": args.lr, "device": device}
-                result["parameters"] = sum(p.numel() for p in auto.parameters())
-                print(result, flush=True)
-                prior = WrappedNormalPrior(auto.latents.features).to(device)
-                torch.manual_seed(seed)
-                with torch.no_grad():
-                    faded = auto.blur(encode(auto, data, index[:20_000], device), fade=config.fade)
-                    prior.fit(torch.cat([auto.latents.log0(x) for x in faded], -1))
-                points = Latent(*(x.cpu() for x in encode(auto, data, held[: args.pairs], device)))
-                work = (path, model.cpu(), prior.cpu(), points, args.samples, result)
-                writer = multiprocessing.get_context("fork").Process(target=sample, args=work)
-                writer.start()
-                writers.append(writer)
+                writers.append(keep(path, model, data, args, result))
     for writer in writers:
         writer.join()
+
+
+def take(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in args.models:
+        model = MoleculeGenerator.load(folder)
+        config = model.config
+        sizes = {"geometry": config.model.geometry, "latent": config.model.latent, "seed": config.seed}
+        path = args.out / f"{sizes['geometry']}-{sizes['latent']}-{sizes['seed']}.npz"
+        data = pipeline.load_data(config, Console())
+        keep(path, model, data, args, sizes | {"device": "cpu", "model": str(folder)}).join()
 
 
 def edit_distance(a: tuple, b: tuple) -> int:
@@ -312,13 +335,17 @@ def main() -> None:
     fitting.add_argument("--steps", type=int, default=300)
     fitting.add_argument("--batch", type=int, default=2560)
     fitting.add_argument("--lr", type=float, default=4e-3)
-    fitting.add_argument("--samples", type=int, default=10_000)
-    fitting.add_argument("--held", type=int, default=4000, help="held-out molecules to reconstruct")
-    fitting.add_argument("--pairs", type=int, default=1500, help="held-out molecules whose latents are kept")
     fitting.add_argument("--workers", type=int, default=0, help="processes that make batches, for a GPU")
-    fitting.add_argument("--threads", type=int, default=1)
-    fitting.add_argument("--out", type=Path, required=True)
     fitting.set_defaults(run=train)
+    taking = verbs.add_parser("take")
+    taking.add_argument("models", nargs="+", type=Path)
+    taking.set_defaults(run=take)
+    for verb in (fitting, taking):
+        verb.add_argument("--samples", type=int, default=10_000)
+        verb.add_argument("--held", type=int, default=4000, help="held-out molecules to reconstruct")
+        verb.add_argument("--pairs", type=int, default=1500, help="held-out molecules whose latents are kept")
+        verb.add_argument("--threads", type=int, default=1)
+        verb.add_argument("--out", type=Path, required=True)
     measuring = verbs.add_parser("measure")
     measuring.add_argument("folder", type=Path)
     measuring.add_argument("--distances", type=int, default=10_000, help="pairs of held-out molecules")
