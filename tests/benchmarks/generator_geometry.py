@@ -21,6 +21,7 @@ import functools
 import json
 import multiprocessing
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def sample(
 
 def keep(
     path: Path, model: MoleculeGenerator, data: TreeDataset, args: argparse.Namespace, result: dict
-) -> multiprocessing.process.BaseProcess:
+) -> BaseProcess:
     """Validate a trained model, encode, fit the normal and begin to sample: the process that does."""
     auto, device = model.autoencoder.eval(), result["device"]
     seed = result["seed"]
