@@ -73,6 +73,7 @@ def test_nvcc_code_is_free_of_spills_local_memory_and_double_precision(tmp_path)
     assert not re.search(r"\b(DADD|DMUL|DFMA|LDL|STL)\b", sass)
 
 
+@pytest.mark.slow
 def test_nvrtc_compiles_the_same_headers():
     pytest.importorskip("nvidia.cu13", reason="nvidia-cuda-nvrtc is not installed")
     made = nvrtc.compile_cubin(90)

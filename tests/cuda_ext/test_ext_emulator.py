@@ -273,6 +273,7 @@ def cubins(tmp_path_factory):
     return tmp_path_factory.mktemp("cubins")
 
 
+@pytest.mark.slow
 def test_launcher_end_to_end_on_a_fake_driver(cubins):
     launcher = nvrtc.Launcher(driver=str(emulator()), folder=cubins)
     assert len(list(cubins.glob("*-sm90.cubin"))) == 1

@@ -210,6 +210,7 @@ def test_objectives_by_name(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
             objective_of(name)
 
 
+@pytest.mark.slow
 def test_verbs_write_files_and_pictures(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls = {

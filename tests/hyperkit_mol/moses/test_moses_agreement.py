@@ -42,6 +42,7 @@ def test_agrees_on_any_reference(tmp_path):
     compare(ours.metrics, theirs)
 
 
+@pytest.mark.slow
 def test_agrees_on_moses_reference():
     """The shipped statistics of both sets, a mixture of good and bad molecules."""
     smiles = [*drawn("train", 60), *bad_set(60), *drawn("test", 60)]
