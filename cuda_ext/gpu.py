@@ -222,7 +222,7 @@ class Operators:
     def _ball_tail(self, z: Tensor, rows: Sequence[Tensor], columns: Sequence[Tensor], c: float) -> BallArgs:
         self._check(2, z=z)
         given = dict(zip("space time gain tilt power".split(), (*rows, *columns), strict=True))
-        self._check(1, **given)
+        self._check(1, torch.float32, **given)
         for name, size in zip(given, (*[len(z)] * 2, *[z.shape[1]] * 3), strict=True):
             _same(len(given[name]), size, f"the length of {name}")
         _require(z.shape[1] >= 1, "z must have shape (n, d), got 0 columns")

@@ -2,6 +2,8 @@
 
 __all__ = ["__version__"]
 
+__version__: str
+
 
 def __getattr__(name: str) -> str:
     # Looked up when asked for: preprocessing workers import this package and have no use for torch.
