@@ -7,11 +7,11 @@
 ``train`` trains each combination for the same steps from the start (no tuning for either geometry), encodes
 held-out molecules, fits a wrapped normal (Euclidean: a normal) to the faded latents of training molecules and
 samples from it; one file for each. What is there already is not made again. ``take`` does the same with
-models that `hyperkit-mol train` has trained, one of a geometry, latent dimension and seed. ``measure``
-(RDKit, minutes) prints the table, mean and standard deviation over seeds: exact reconstruction of held-out
-molecules, FCD, SNN and Scaf of the samples against *other held-out training* molecules (not MOSES's test
-sets), and rank correlations of latent distance with Tanimoto distance and with the edit distance of motif
-trees.
+models that `hyperkit-mol train` has trained on the preset's data with seed 0, one of each kind.
+``measure`` (RDKit, minutes) prints the table, mean and standard deviation over seeds: exact reconstruction of
+held-out molecules, FCD, SNN and Scaf of the samples against *other held-out training* molecules (not MOSES's
+test sets), and rank correlations of latent distance with Tanimoto distance and with the edit distance of
+motif trees.
 """
 
 from __future__ import annotations
@@ -191,6 +191,11 @@ def take(args: argparse.Namespace) -> None:
         config = model.config
         sizes = {"geometry": config.model.geometry, "latent": config.model.latent, "seed": config.seed}
         path = args.out / f"{sizes['geometry']}-{sizes['latent']}-{sizes['seed']}.npz"
+        if config.seed != 0 or config.data != load_config("moses-cpu").data:
+            # Which molecules are held out hangs on both: some of these would have been trained on.
+            raise SystemExit(f"{folder}: seed and data must be those of the preset moses-cpu")
+        if path.exists():
+            raise SystemExit(f"{path} is there already")
         data = pipeline.load_data(config, Console())
         keep(path, model, data, args, sizes | {"device": "cpu", "model": str(folder)}).join()
 
